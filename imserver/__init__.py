@@ -1,0 +1,17 @@
+"""imserver: a durable instant-messaging server in one process.
+
+The way of a message, and where to read it:
+
+    listeners.py  accepts a socket and deals it to a shard
+    shard.py      one thread, one trio.run: the tick; reactor.py is its epoll loop
+    protocol/     bytes <-> frames <-> typed requests, without any I/O
+    session.py    one connected client: input buffer, outbox, deadlines
+    router.py     command ID -> handler (commands.py is the table, plugin.py what a plugin sees)
+    conversations.py  members, order and idempotency of a conversation, in memory
+    journal.py    the one ordered writer: group commit, and release of what waited (storage/ is below it)
+    directory.py  who is online, on which shard; the pushes go back through session.py
+
+The services themselves (users, messages, push) are plugins, in the package `imserver_plugins`.
+"""
+
+__version__ = "0.1.0"
