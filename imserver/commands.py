@@ -1,0 +1,125 @@
+"""The command table as data: ID, name, request, who may call, rate, deadline, owner."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from imserver.errors import CommandConflictError, PluginError
+from imserver.plugin import ANYONE, USER, CommandMark, Handler
+
+if TYPE_CHECKING:
+    from imserver.plugin import Plugin
+
+#: Ranges of wire protocol, section 5, and who may claim IDs in them. 1-999 are the connection's own.
+LAST_CONNECTION_ID = 999
+LAST_ID = 65535
+
+
+@attrs.frozen
+class Command:
+    """One row of the table."""
+
+    command_id: int
+    name: str
+    owner: str
+    request: type | None
+    #: "anyone", "user" or "role:NAME"
+    allow: str
+    handler: Handler
+    is_async: bool
+    timeout_s: float | None
+    per_second: float | None
+    is_stateless: bool
+
+    @property
+    def role(self) -> str | None:
+        """The role that the caller needs, if one."""
+        return self.allow.removeprefix("role:") if self.allow.startswith("role:") else None
+
+
+class CommandTable:
+    """All commands by ID. Rows are added a plugin at a time: all of them or none."""
+
+    def __init__(self) -> None:
+        self._rows: dict[int, Command] = {}
+
+    def __iter__(self) -> Iterator[Command]:
+        return iter(sorted(self._rows.values(), key=lambda row: row.command_id))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def get(self, command_id: int) -> Command | None:
+        """The row with this ID."""
+        return self._rows.get(command_id)
+
+    def add(self, rows: Iterable[Command]) -> None:
+        """Add a plugin's rows.
+
+        Raises:
+            CommandConflictError: an ID is taken; the message names both owners.
+        """
+        fresh: dict[int, Command] = {}
+        for row in rows:
+            taken = self._rows.get(row.command_id) or fresh.get(row.command_id)
+            if taken is not None:
+                raise CommandConflictError(
+                    f"command {row.command_id} is claimed by {taken.owner} ({taken.name}) and by {row.owner} ({row.name}); "
+                    f"disable one of them in plugins.enabled or give one another ID"
+                )
+            fresh[row.command_id] = row
+        self._rows.update(fresh)
+
+
+def commands_of(plugin: Plugin, *, first_id: int = LAST_CONNECTION_ID + 1) -> list[Command]:
+    """The rows that a plugin's `@command` methods make.
+
+    Raises:
+        PluginError: an ID out of range, or a mark that makes no sense.
+    """
+    rows = []
+    for attribute, function in _marked(type(plugin), "__imserver_command__"):
+        mark: CommandMark = function.__imserver_command__
+        if not first_id <= mark.command_id <= LAST_ID:
+            raise PluginError(
+                f"plugin {plugin.name}: command {mark.command_id} of {attribute}() is not in {first_id}–{LAST_ID}"
+            )
+        if mark.allow not in (ANYONE, USER) and not mark.allow.startswith("role:"):
+            raise PluginError(f"plugin {plugin.name}: allow={mark.allow!r} of {attribute}() is no ANYONE, USER or role(…)")
+        rows.append(
+            Command(
+                command_id=mark.command_id,
+                name=mark.name or attribute.upper(),
+                owner=plugin.name,
+                request=mark.request,
+                allow=mark.allow,
+                handler=getattr(plugin, attribute),
+                is_async=inspect.iscoroutinefunction(function),
+                timeout_s=mark.timeout_s,
+                per_second=mark.per_second,
+                is_stateless=mark.stateless,
+            )
+        )
+    return rows
+
+
+def listeners_of(plugin: Plugin) -> list[tuple[str, Handler]]:
+    """The (event name, method) pairs that a plugin's `@on_event` methods make."""
+    return [
+        (function.__imserver_event__, getattr(plugin, attribute))
+        for attribute, function in _marked(type(plugin), "__imserver_event__")
+    ]
+
+
+def _marked(cls: type, mark: str) -> Iterator[tuple[str, Any]]:
+    """Methods that carry a mark, those of base classes included, each name once."""
+    seen: set[str] = set()
+    for base in cls.__mro__:
+        for attribute, function in vars(base).items():
+            if attribute not in seen and hasattr(function, mark):
+                yield attribute, function
+            seen.add(attribute)

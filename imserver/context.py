@@ -1,0 +1,335 @@
+"""What a handler or hook is given: `Context` with a session, `AppContext` without one."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import trio
+
+from imserver.errors import Conflict, InternalError
+from imserver.journal import OPEN, Batch, Write, write_result
+from imserver.protocol.message import Message
+from imserver.snowflake import sent_at_ms
+
+if TYPE_CHECKING:
+    import random
+
+    from imserver.cache import Cache
+    from imserver.clock import Clock
+    from imserver.config import Config
+    from imserver.conversations import Conversation, Draft, Member, Stored
+    from imserver.directory import Directory
+    from imserver.plugin import Plugin
+    from imserver.session import Session
+    from imserver.shard import Shard
+    from imserver.storage.database import Query, Row
+    from imserver.storage.messages import History, Missed, SyncRow
+
+T = TypeVar("T")
+
+
+class Pending(Awaitable[Any]):
+    """A write that is part of a commit to come. Awaiting it is optional; it need not be awaited to happen."""
+
+    def __init__(self, write: Write, *, is_single: bool) -> None:
+        self._write = write
+        self._is_single = is_single
+        self._done = trio.Event()
+        write.on_done = self._done.set
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        """Wait until the commit is durable.
+
+        Raises:
+            ConstraintViolated: the write broke a constraint; nothing of it is stored.
+            StorageUnavailable: the commit failed.
+        """
+        return self._result().__await__()
+
+    async def _result(self) -> Any:
+        await self._done.wait()
+        results = write_result(self._write)
+        return results[0] if self._is_single else results
+
+
+class PluginDatabase:
+    """The database as a plugin has it: reads of committed data, writes that join the group commit."""
+
+    def __init__(self, shard: Shard, context: AppContext) -> None:
+        self._shard = shard
+        self._context = context
+
+    async def read(self, sql: str, params: Sequence[Any] | Mapping[str, Any] = ()) -> list[Row]:
+        """The rows of one SELECT, on committed data, in a worker thread."""
+        return await self._shard.database.read(sql, params)
+
+    async def read_transaction(self, read: Callable[[Query], T]) -> T:
+        """Run `read(query)` in a worker thread; all its `query(sql, params)` see the same state."""
+        return await self._shard.database.read_transaction(read)
+
+    def write(self, sql: str, params: Sequence[Any] | Mapping[str, Any] = ()) -> Pending:
+        """One statement in the commit to come; awaited, it gives the rows of its RETURNING.
+
+        In a `def` handler just call it: the answer waits for the commit, and is an error if the write fails.
+        """
+        write = self._shard.write([(sql, params)])
+        self._context.has_written()
+        return Pending(write, is_single=True)
+
+    def write_all(self, statements: Sequence[tuple[str, Any]]) -> Pending:
+        """Several statements, all or none; awaited, it gives each one's rows."""
+        write = self._shard.write(statements)
+        self._context.has_written()
+        return Pending(write, is_single=False)
+
+
+class MessagesApi:
+    """Appending and reading messages."""
+
+    def __init__(self, shard: Shard, context: AppContext) -> None:
+        self._shard = shard
+        self._context = context
+
+    def append(self, conversation: Conversation, draft: Draft) -> Stored:
+        """Store a message: its place in the order is fixed now, its commit follows. Runs the `before_send` hooks.
+
+        Returns what it was stored as; `message` is None if this `client_id` had stored it before.
+
+        Raises:
+            Conflict: the `client_id` was used for another content.
+            ImError: a hook refused it.
+            NotLoaded: something is not in memory; let it pass.
+        """
+        self._shard.router.before_send(self._context, draft)
+        stored = self._shard.append(conversation, draft)
+        self._context.has_written()
+        return stored
+
+    def fleeting(self, draft: Draft) -> dict[str, Any]:
+        """A message that is pushed and never stored: it has an id and a time but no `seq`. Runs the `before_send` hooks."""
+        self._shard.router.before_send(self._context, draft)
+        snowflake = self._shard.next_snowflake()
+        message = {
+            "conversation_id": draft.conversation_id,
+            "message_id": f"{snowflake:016x}",
+            "client_id": draft.client_id,
+            "from": draft.sender,
+            "sent_at": sent_at_ms(snowflake),
+            "type": draft.type,
+            "body": draft.body,
+        }
+        if draft.mentions:
+            message["mentions"] = draft.mentions
+        return message
+
+    async def history(
+        self,
+        conversation_id: str,
+        *,
+        first_visible: int = 0,
+        after_seq: int | None = None,
+        before_seq: int | None = None,
+        limit: int = 50,
+    ) -> History:
+        """A page of committed messages, ascending by `seq`."""
+        return await self._shard.store.history(conversation_id, first_visible, after_seq, before_seq, limit)
+
+    async def changes(
+        self, conversation_id: str, *, first_visible: int = 0, since_rev: int, limit: int
+    ) -> tuple[list[Message], int]:
+        """What changed after `since_rev`, in `rev` order, and the newest `rev`."""
+        return await self._shard.store.changes(conversation_id, first_visible, since_rev, limit)
+
+
+class ConversationsApi:
+    """Members, cursors and look-ups of conversations."""
+
+    def __init__(self, shard: Shard, context: AppContext) -> None:
+        self._shard = shard
+        self._context = context
+
+    def require(self, conversation_id: str) -> Conversation | None:
+        """The conversation, or None if there is none. For `def` handlers.
+
+        Raises:
+            NotLoaded: it is not in memory; let it pass.
+        """
+        return self._shard.conversations.require(conversation_id)
+
+    async def fetch(self, conversation_id: str) -> Conversation | None:
+        """The conversation, or None if there is none. For `async def` handlers: look, do not keep it over an await."""
+        while (found := self._shard.conversations.get(conversation_id)) is None:
+            await self._shard.conversations.load(conversation_id)
+        return found if found.number is not None or found.members else None
+
+    def open_direct(self, conversation_id: str, user_ids: Iterable[str]) -> Conversation:
+        """Begin a direct conversation between users that exist; its first message creates it."""
+        return self._shard.conversations.open_direct(conversation_id, user_ids)
+
+    def mark_read(self, conversation: Conversation, member: Member, seq: int) -> bool:
+        """Move a member's read cursor forward; returns whether it moved. The answer waits for the commit."""
+        has_moved = self._shard.mark_read(conversation, member, seq)
+        self._context.has_written()
+        return has_moved
+
+    async def sync(self, user_id: str, cursor: int, limit: int) -> tuple[list[SyncRow], bool]:
+        """A user's conversations that changed after `cursor`, oldest change first; and whether there are more."""
+        return await self._shard.store.sync(user_id, cursor, limit)
+
+    async def missed(self, user_id: str, device_id: str) -> list[Missed]:
+        """The conversations with messages that a device has not confirmed."""
+        return await self._shard.store.missed(user_id, device_id)
+
+    async def messages_after(self, missed: Missed, after_seq: int, limit: int) -> list[Message]:
+        """The next messages of one of these."""
+        return await self._shard.store.messages_after(missed.conversation_id, missed.number, after_seq, limit)
+
+    def confirm(self, user_id: str, device_id: str, rows: list[tuple[int, int]]) -> Pending:
+        """Write what a device has confirmed: (conversation number, seq) each; a cursor never goes back."""
+        write = self._shard.write([self._shard.store.delivery_statement(user_id, device_id, rows)])
+        self._context.has_written()
+        return Pending(write, is_single=False)
+
+
+class AppContext:
+    """What a plugin has of the server, in one shard.
+
+    Attributes:
+        settings: an instance of the plugin's `Settings`, or None.
+        config, clock, random, log, cache, db, directory, messages, conversations: see their classes.
+    """
+
+    def __init__(self, shard: Shard, plugin: Plugin, settings: Any, cache: Cache) -> None:
+        self._shard = shard
+        self.plugin = plugin
+        self.settings = settings
+        self.config: Config = shard.config
+        self.clock: Clock = shard.clock
+        self.random: random.Random = shard.random
+        self.log = shard.log.bind(plugin=plugin.name)
+        self.cache = cache
+        self.directory: Directory = shard.directory
+        self._unfinished: Batch | None = None
+        self._make_apis()
+
+    def _make_apis(self) -> None:
+        self.db = PluginDatabase(self._shard, self)
+        self.messages = MessagesApi(self._shard, self)
+        self.conversations = ConversationsApi(self._shard, self)
+
+    def has_written(self) -> None:
+        """What this context does next may rest on a batch that is not durable yet."""
+        self._unfinished = self._shard.newest_batch
+
+    async def wait_durable(self) -> None:
+        """Wait until all that was written through this context is durable.
+
+        Raises:
+            StorageUnavailable: it could not be.
+        """
+        if self._unfinished is not None:
+            unfinished, self._unfinished = self._unfinished, None
+            await self._shard.wait_batch(unfinished)
+
+    def push(
+        self, user_ids: Iterable[str], command: int, body: Any, *, except_session: Session | None = None
+    ) -> None:
+        """Send a push to every live session of these users.
+
+        It leaves when what its handler could have seen (`def`: memory; `async def`: committed data) and what it wrote is
+        durable. It is encoded once an encoding.
+
+        Args:
+            body: a mapping, attrs or Struct instance, as the wire protocol's section 5 has it.
+        """
+        if self._unfinished is not None and self._unfinished.state == OPEN:
+            self._shard.push(user_ids, command, body, except_session)
+        else:
+            self._shard.push_committed(user_ids, command, body, except_session)
+
+    def emit(self, event: str, **fields: Any) -> None:
+        """Tell the listeners of an event (`@on_event`), at once."""
+        self._shard.router.emit(self._shard, event, fields)
+
+    def start_soon(self, task: Callable[..., Awaitable[object]], *args: Any) -> None:
+        """Start a background task; it ends with the server. What it raises is logged and ends that task alone."""
+        self._shard.start_plugin_task(self.log, task, *args)
+
+    async def run_sync_in_thread(
+        self, function: Callable[..., T], *args: Any, limiter: trio.CapacityLimiter | None = None
+    ) -> T:
+        """Run what blocks in a worker thread."""
+        return await trio.to_thread.run_sync(function, *args, limiter=limiter or self._shard.worker_limiter)
+
+
+class Context(AppContext):
+    """What a handler has: the server and the session that asks."""
+
+    def __init__(self, app: AppContext, session: Session, *, is_async: bool) -> None:
+        self.__dict__.update(app.__dict__)
+        self._unfinished = None
+        self._make_apis()
+        self.session = session
+        self._is_async = is_async
+
+    def push(
+        self, user_ids: Iterable[str], command: int, body: Any, *, except_session: Session | None = None
+    ) -> None:
+        """See `AppContext.push`."""
+        if self._is_async:
+            super().push(user_ids, command, body, except_session=except_session)
+        else:
+            self._shard.push(user_ids, command, body, except_session)
+
+    def login(
+        self,
+        *,
+        user_id: str,
+        session_id: str,
+        device_id: str | None = None,
+        platform: str = "",
+        roles: Iterable[str] = (),
+        compress: bool = False,
+        deliver: str = "new",
+        expires_at_ms: int | None = None,
+    ) -> str:
+        """Bind this connection to a user; only in an `async def` handler.
+
+        The session enters the directory, replaces the one with the same device, and the plugins' `on_login` run. Its
+        pushes wait until the running request's answer is out.
+
+        Returns the device id, made up if there was none.
+
+        Raises:
+            Conflict: it is bound already.
+        """
+        session = self.session
+        if session.is_closed:
+            raise Conflict("the connection is closing")
+        if session.user_id is not None:
+            raise Conflict("this connection is logged in; open another one", error="already_logged_in")
+        if not self._is_async:
+            raise InternalError("ctx.login is for async handlers")
+        session.platform = platform
+        session.roles = frozenset(roles)
+        session.deliver_mode = deliver
+        session.expires_at_ms = expires_at_ms
+        session.set_compress(compress)
+        replaced = session.bind(user_id, session_id, device_id)
+        if replaced is not None:
+            replaced.revoke("replaced", "this device has logged in on another connection")
+        self._shard.router.logged_in(session)
+        return session.device_id
+
+    def logout_after_answer(self, error: str = "kicked", message: str = "logged out") -> None:
+        """Carry out nothing more of this connection; GOAWAY follows the answer of this `async def` handler."""
+        self.session.close_after_answer(error, message)
+
+    async def call(self, command_id: int, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Call another service's command as this session; returns the response's fields once they are durable.
+
+        Raises:
+            ImError: it refused.
+        """
+        return await self._shard.router.call(self.session, command_id, body)

@@ -1,0 +1,510 @@
+"""Conversations in memory: members, order, idempotency and read cursors.
+
+What is here may be ahead of the disk by the batches that are open or in flight. A handler reads it, then appends; the
+append takes `seq`, `rev` and the change number and puts the row into the open batch in one critical section, so the order
+of batches is the order of `seq`.
+
+A conversation is loaded from committed data when it is first used (`NotLoaded`), and may be evicted when nothing open or
+in flight refers to it. After a failed commit the conversations that it touched are forgotten and loaded anew.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right, insort
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from imserver.errors import Conflict, NotLoaded
+from imserver.journal import DURABLE, Batch
+from imserver.protocol.body import decode_msgpack, encode_msgpack
+from imserver.protocol.message import Message
+from imserver.snowflake import Snowflakes, first_at, sent_at_ms
+
+if TYPE_CHECKING:
+    from imserver.clock import Clock
+
+DIRECT, GROUP = "direct", "group"
+
+#: Idempotency keys live at least this long (wire protocol, section 3: 24 hours at least), at most twice as long.
+KEY_LIFE_MS = 24 * 3600 * 1000
+
+#: Bounds on what is kept in memory; beyond them the least recently used conversations are evicted.
+MAX_CONVERSATIONS = 100_000
+MAX_KEYS = 2_000_000  # of all conversations together; about 200 bytes each
+
+#: Types of messages that nobody's unread counts.
+_SILENT_TYPES = frozenset({"system"})
+
+
+class Draft(msgspec.Struct, gc=False):
+    """A message before it is stored; `before_send` hooks may change it."""
+
+    conversation_id: str
+    sender: str
+    client_id: str
+    type: str
+    body: Any
+    reply_to: int | None = None
+    mentions: list[str] | None = None
+    expires_in_ms: int | None = None
+
+
+class Stored(msgspec.Struct, gc=False):
+    """What an append gave. `message` is None for a duplicate: it was pushed when it was new."""
+
+    conversation_id: str
+    seq: int
+    snowflake: int
+    message: Message | None
+
+    @property
+    def message_id(self) -> str:
+        """The id on the wire: 16 hex digits."""
+        return f"{self.snowflake:016x}"
+
+    @property
+    def sent_at(self) -> int:
+        """Milliseconds since the Unix epoch."""
+        return sent_at_ms(self.snowflake)
+
+
+class _Key(NamedTuple):
+    """What an idempotency key stands for."""
+
+    seq: int
+    snowflake: int
+    content: int  # a hash of type and body, of this process only
+
+
+class Member:
+    """One user's part in a conversation."""
+
+    __slots__ = ("hidden_seq", "is_dirty", "joined_seq", "read_seq", "user_id")
+
+    def __init__(self, user_id: str, joined_seq: int = 0, read_seq: int = 0, hidden_seq: int = 0) -> None:
+        self.user_id = user_id
+        #: The member sees what comes after this; unread counts from here at the earliest.
+        self.joined_seq = joined_seq
+        #: Read up to here. One's own message moves it at once; on disk that follows in steps (`dirty_cursors`).
+        self.read_seq = read_seq
+        #: The past up to here was deleted for this member alone.
+        self.hidden_seq = hidden_seq
+        #: `read_seq` is ahead of the table of members.
+        self.is_dirty = False
+
+    @property
+    def first_visible(self) -> int:
+        """The `seq` before the first message that this member may see."""
+        return max(self.joined_seq, self.hidden_seq)
+
+
+class Conversation:
+    """One conversation's state. Read it freely inside a `def` handler; `Conversations` changes it."""
+
+    __slots__ = (
+        "_keys",
+        "_keys_since_ms",
+        "_older_keys",
+        "conversation_id",
+        "is_alive",
+        "is_recent",
+        "kind",
+        "last_rev",
+        "last_seq",
+        "members",
+        "newest_batch",
+        "number",
+        "recipients",
+        "silent_seqs",
+    )
+
+    def __init__(self, conversation_id: str, kind: str, members: Iterable[Member], number: int | None = None) -> None:
+        self.conversation_id = conversation_id
+        self.kind = kind
+        #: The row's key; None until the first message creates the row.
+        self.number = number
+        self.members = {member.user_id: member for member in members}
+        #: Whom a message goes to at this place in the order.
+        self.recipients = tuple(self.members)
+        self.last_seq = 0
+        self.last_rev = 0
+        #: Ascending: messages that count as unread for nobody (system messages, recalled ones).
+        self.silent_seqs: list[int] = []
+        self._keys: dict[tuple[str, str], _Key] = {}
+        self._older_keys: dict[tuple[str, str], _Key] = {}
+        self._keys_since_ms = 0
+        #: False once it was forgotten or evicted: whoever still holds it must look it up again.
+        self.is_alive = True
+        self.is_recent = True  # used since the eviction hand last passed
+        self.newest_batch: Batch | None = None
+
+    def unread(self, member: Member) -> int:
+        """How many messages this member has not read (wire protocol, section 4, "Unread").
+
+        Own messages need no test: each moves the sender's `read_seq` to itself.
+        """
+        start = max(member.read_seq, member.first_visible)
+        silent = len(self.silent_seqs) - bisect_right(self.silent_seqs, start)
+        return max(0, self.last_seq - start - silent)
+
+    @property
+    def key_count(self) -> int:
+        """How many idempotency keys are held."""
+        return len(self._keys) + len(self._older_keys)
+
+    def find_key(self, key: tuple[str, str]) -> _Key | None:
+        """What this sender's `client_id` stands for, if it was used in the last 24 hours."""
+        return self._keys.get(key) or self._older_keys.get(key)
+
+    def remember_key(self, key: tuple[str, str], value: _Key, now_ms: int) -> int:
+        """Keep a key; returns how many old ones were dropped for it."""
+        dropped = 0
+        if now_ms - self._keys_since_ms > KEY_LIFE_MS:
+            # Two generations: the older one is younger than twice the life and goes as a whole.
+            dropped = len(self._older_keys)
+            self._older_keys = self._keys
+            self._keys = {}
+            self._keys_since_ms = now_ms
+        self._keys[key] = value
+        return dropped
+
+    def forget_key(self, key: tuple[str, str]) -> None:
+        """Free a key whose message came to nothing."""
+        self._keys.pop(key, None)
+
+
+class Undo(NamedTuple):
+    """One append or cursor move of the open batch, to take back if its handler fails."""
+
+    conversation: Conversation
+    member: Member | None
+    read_seq: int  # of the member, before
+    key: tuple[str, str] | None  # of the appended message; None: only a cursor moved
+    is_silent: bool = False
+
+
+class LoadedConversation(NamedTuple):
+    """What the store knows of a conversation, as of one read transaction."""
+
+    number: int
+    kind: str
+    last_seq: int
+    last_rev: int
+    #: (user_id, joined_seq, read_seq, hidden_seq)
+    members: list[tuple[str, int, int, int]]
+    silent_seqs: list[int]
+    #: (sender, client_id, seq, snowflake, type, body) of what is younger than the life of a key
+    recent: list[tuple[str, str, int, int, str, bytes]]
+
+
+#: Reads a conversation from committed data: (conversation_id, keys since this Snowflake) -> it, or None.
+ConversationLoader = Callable[[str, int], Awaitable["LoadedConversation | None"]]
+
+
+def content_hash(message_type: str, body: bytes) -> int:
+    """Tells two contents under one idempotency key apart. `body` is MessagePack. Valid in this process only."""
+    return hash((message_type, body))
+
+
+class Conversations:
+    """The conversations in memory, and the only way to change one.
+
+    `lock` and `open_batch` are the journal's. Methods that say "hold the lock" are for handlers inside
+    `Context`; they run in any shard.
+    """
+
+    def __init__(
+        self,
+        *,
+        snowflakes: Snowflakes,
+        clock: Clock,
+        load: ConversationLoader,
+        last_number: int,
+        lock: AbstractContextManager[Any],
+        open_batch: Callable[[], Batch],
+    ) -> None:
+        self._lock = lock
+        self._by_id: dict[str, Conversation] = {}
+        self._snowflakes = snowflakes
+        self._clock = clock
+        self._load = load
+        self._last_number = last_number
+        self._open_batch = open_batch
+        self._keys_held = 0
+        self._evictions = 0  # a load that ran while this changed may be stale
+        #: Members whose `read_seq` moved by a message of their own and is not yet in the table.
+        self._dirty: list[tuple[Conversation, Member]] = []
+        self._must_refold = True  # after a crash the table may be behind, too
+
+    # ------------------------------------------------------------ look-up
+
+    def get(self, conversation_id: str) -> Conversation | None:
+        """The conversation if it is in memory."""
+        conversation = self._by_id.get(conversation_id)
+        if conversation is not None:
+            conversation.is_recent = True
+        return conversation
+
+    def require(self, conversation_id: str) -> Conversation | None:
+        """The conversation, or None where the store has none either.
+
+        Raises:
+            NotLoaded: it is not in memory; the router loads it and runs the handler again.
+        """
+        conversation = self._by_id.get(conversation_id)
+        if conversation is None:
+            raise NotLoaded(lambda: self.load(conversation_id), ("conversation", conversation_id))
+        conversation.is_recent = True
+        return conversation if conversation.number is not None or conversation.members else None
+
+    async def load(self, conversation_id: str) -> None:
+        """Bring a conversation into memory; one that does not exist is remembered as empty."""
+        while conversation_id not in self._by_id:
+            evictions = self._evictions
+            since_ms = self._clock.now_ms() - KEY_LIFE_MS
+            loaded = await self._load(conversation_id, first_at(since_ms))
+            with self._lock:
+                # It may have been in memory, changed and evicted while we read: then read again.
+                if evictions == self._evictions and conversation_id not in self._by_id:
+                    self._by_id[conversation_id] = self._build(conversation_id, loaded, since_ms)
+                    self._evict()
+
+    def open_direct(self, conversation_id: str, user_ids: Iterable[str]) -> Conversation:
+        """Begin a direct conversation in memory; its first message writes it. The caller has checked the users."""
+        with self._lock:
+            conversation = self._by_id.get(conversation_id)
+            if conversation is None:
+                # Evicted since the handler looked: the store may know it by now.
+                raise NotLoaded(lambda: self.load(conversation_id), ("conversation", conversation_id))
+            if conversation.number is None and not conversation.members:
+                members = [Member(user_id) for user_id in dict.fromkeys(user_ids)]
+                conversation = Conversation(conversation_id, DIRECT, members)
+                self._by_id[conversation_id] = conversation
+            return conversation
+
+    def _build(self, conversation_id: str, loaded: LoadedConversation | None, since_ms: int) -> Conversation:
+        if loaded is None:
+            kind = GROUP if conversation_id.startswith("g:") else DIRECT
+            return Conversation(conversation_id, kind, ())
+        members = (Member(*row) for row in loaded.members)
+        conversation = Conversation(conversation_id, loaded.kind, members, loaded.number)
+        conversation.last_seq = loaded.last_seq
+        conversation.last_rev = loaded.last_rev
+        conversation.silent_seqs = loaded.silent_seqs
+        conversation._keys_since_ms = since_ms + KEY_LIFE_MS
+        for sender, client_id, seq, snowflake, message_type, body in loaded.recent:
+            conversation._keys[sender, client_id] = _Key(seq, snowflake, content_hash(message_type, body))
+        self._keys_held += conversation.key_count
+        return conversation
+
+    # ------------------------------------------------------------ changes: hold the lock
+
+    def append(self, conversation: Conversation, draft: Draft, messages: list[Message]) -> Stored:
+        """Give a message its place in the order and put it into the open batch. Hold the lock.
+
+        Args:
+            messages: the batch's list of this shard's messages, for `after_commit`.
+
+        Raises:
+            Conflict: the `client_id` was used for another content (409 `idempotency_conflict`).
+            NotLoaded: the conversation was forgotten since the handler looked it up.
+        """
+        self._require_alive(conversation)
+        body = encode_msgpack(draft.body)
+        content = hash((draft.type, body))
+        key = (draft.sender, draft.client_id)
+        known = conversation.find_key(key)
+        if known is not None:
+            if known.content != content:
+                raise Conflict(
+                    "this client_id was used for a message with another body or type; choose a new one",
+                    error="idempotency_conflict",
+                    field="client_id",
+                )
+            return Stored(conversation.conversation_id, known.seq, known.snowflake, None)
+
+        batch = self._open_batch()
+        snowflake = self._snowflakes.next()
+        sent_at = sent_at_ms(snowflake)
+        if conversation.number is None:
+            self._create(conversation, batch, snowflake)
+        seq = conversation.last_seq + 1
+        rev = conversation.last_rev + 1
+        conversation.last_seq = seq
+        conversation.last_rev = rev
+        conversation.newest_batch = batch
+        is_silent = draft.type in _SILENT_TYPES
+        if is_silent:
+            insort(conversation.silent_seqs, seq)
+        self._keys_held += 1 - conversation.remember_key(key, _Key(seq, snowflake, content), sent_at)
+
+        member = conversation.members.get(draft.sender)
+        read_seq = 0
+        if member is not None:
+            read_seq = member.read_seq
+            member.read_seq = seq
+            if not member.is_dirty:
+                member.is_dirty = True
+                self._dirty.append((conversation, member))
+        batch.undo.append(Undo(conversation, member, read_seq, key, is_silent))
+
+        expires_at = None if draft.expires_in_ms is None else sent_at + draft.expires_in_ms
+        extra = None
+        if draft.reply_to is not None or draft.mentions or expires_at is not None:
+            extra = encode_msgpack({"r": draft.reply_to, "m": draft.mentions, "x": expires_at})
+        batch.message_params += (
+            snowflake,
+            conversation.number,
+            seq,
+            rev,
+            1 if is_silent else None,
+            draft.sender,
+            draft.client_id,
+            draft.type,
+            body,
+            extra,
+        )
+        batch.rows += 1
+        message = Message(
+            conversation.conversation_id,
+            seq,
+            rev,
+            f"{snowflake:016x}",
+            draft.client_id,
+            draft.sender,
+            sent_at,
+            draft.type,
+            draft.body,
+            draft.reply_to,
+            draft.mentions,
+            expires_at,
+        )
+        messages.append(message)
+        return Stored(conversation.conversation_id, seq, snowflake, message)
+
+    def mark_read(self, conversation: Conversation, member: Member, seq: int) -> bool:
+        """Move a read cursor forward, to `seq` or the last message. Hold the lock. Returns whether it moved."""
+        self._require_alive(conversation)
+        seq = min(seq, conversation.last_seq)
+        if seq <= member.read_seq or conversation.number is None:
+            return False
+        batch = self._open_batch()
+        batch.undo.append(Undo(conversation, member, member.read_seq, None))
+        member.read_seq = seq
+        conversation.newest_batch = batch
+        batch.cursors[conversation.number, member.user_id] = (seq, self._snowflakes.next())
+        batch.rows += 1
+        return True
+
+    def _require_alive(self, conversation: Conversation) -> None:
+        if not conversation.is_alive:
+            conversation_id = conversation.conversation_id
+            raise NotLoaded(lambda: self.load(conversation_id), ("conversation", conversation_id))
+
+    def next_snowflake(self) -> int:
+        """An id for what is not stored, or a change number for a plugin's own row. Hold the lock."""
+        return self._snowflakes.next()
+
+    def _create(self, conversation: Conversation, batch: Batch, change: int) -> None:
+        self._last_number += 1
+        number = conversation.number = self._last_number
+        members = [
+            (number, member.user_id, member.joined_seq, member.read_seq, member.hidden_seq, change)
+            for member in conversation.members.values()
+        ]
+        batch.opened.append(((number, conversation.conversation_id, conversation.kind, change), members))
+        batch.rows += 1 + len(members)
+
+    # ------------------------------------------------------------ undo, failure, memory
+
+    def take_back(self, batch: Batch, undo_from: int, rows_from: int) -> None:
+        """Undo what the running handler appended to the open batch, newest first. Hold the lock."""
+        appended = 0
+        while len(batch.undo) > undo_from:
+            conversation, member, read_seq, key, is_silent = batch.undo.pop()
+            if member is not None:
+                member.read_seq = read_seq
+            if key is None:
+                assert member is not None
+                assert conversation.number is not None
+                # An earlier move in this batch may have been overwritten: write the old place again.
+                batch.cursors[conversation.number, member.user_id] = (read_seq, self._snowflakes.next())
+                continue
+            appended += 1
+            if is_silent:
+                conversation.silent_seqs.remove(conversation.last_seq)
+            conversation.last_seq -= 1
+            conversation.last_rev -= 1
+            conversation.forget_key(key)
+            self._keys_held -= 1
+        if appended:
+            del batch.message_params[-appended * MESSAGE_COLUMNS :]
+        batch.rows = rows_from
+
+    def forget(self, batches: Iterable[Batch]) -> None:
+        """Drop what failed batches touched. Hold the lock: no append comes between the failure and this."""
+        for batch in batches:
+            for undo in batch.undo:
+                self._drop(undo.conversation)
+        self._evictions += 1
+        self._must_refold = True
+
+    def _drop(self, conversation: Conversation) -> None:
+        if conversation.is_alive:
+            conversation.is_alive = False
+            self._keys_held -= conversation.key_count
+            if self._by_id.get(conversation.conversation_id) is conversation:
+                del self._by_id[conversation.conversation_id]
+
+    def _evict(self) -> None:
+        """Second chance: what was used since the hand last passed stays once more."""
+        looked_at = 0
+        while (len(self._by_id) > MAX_CONVERSATIONS or self._keys_held > MAX_KEYS) and looked_at < 1000:
+            looked_at += 1
+            conversation_id, conversation = next(iter(self._by_id.items()))
+            is_pinned = conversation.newest_batch is not None and conversation.newest_batch.state != DURABLE
+            is_pinned = is_pinned or any(member.is_dirty for member in conversation.members.values())
+            if conversation.is_recent or is_pinned:
+                conversation.is_recent = False
+                del self._by_id[conversation_id]
+                self._by_id[conversation_id] = conversation
+            else:
+                self._drop(conversation)
+                self._evictions += 1
+
+    def collect_dirty_cursors(self) -> tuple[list[tuple[int, str, int]] | None, int]:
+        """Read cursors that ran ahead of the table by own messages. Hold the lock.
+
+        Returns:
+            The rows (conversation number, user, read_seq) and the Snowflake up to which they hold; the caller writes
+            both in one transaction. None instead of rows: memory was forgotten meanwhile, fold them from the messages.
+        """
+        through = self._snowflakes.next() if self._dirty or self._must_refold else 0
+        rows: list[tuple[int, str, int]] | None = []
+        for conversation, member in self._dirty:
+            member.is_dirty = False
+            if rows is not None and conversation.number is not None:
+                rows.append((conversation.number, member.user_id, member.read_seq))
+        self._dirty.clear()
+        if self._must_refold:
+            rows = None
+            self._must_refold = False
+        return rows, through
+
+    def refold(self) -> None:
+        """Cursors that `collect_dirty_cursors` gave did not reach the table."""
+        self._must_refold = True
+
+
+MESSAGE_COLUMNS = 10
+
+
+def read_extra(extra: bytes | None) -> tuple[int | None, list[str] | None, int | None]:
+    """`reply_to`, `mentions` and `expires_at` out of a message row's last column."""
+    if extra is None:
+        return None, None, None
+    fields = decode_msgpack(extra)
+    return fields["r"], fields["m"], fields["x"]

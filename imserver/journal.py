@@ -1,0 +1,277 @@
+"""The journal: the one ordered writer (DESIGN: group commit, and release of what waited).
+
+A **batch** holds the rows of all that happened since the last commit began, and the frames that depend on it. While one
+batch is being committed, the next one fills; the writer thread takes it as soon as it is free. When a batch is durable
+each shard is woken and sends the batch's frames on; when its commit failed, the shards answer its requests with 503 and
+push nothing, and whatever memory knew from it is forgotten.
+
+Locking: `lock` guards the open batch, the state of conversations and the Snowflakes. A shard takes it at a handler's
+first write and keeps it to the handler's end, so that a request's writes lie in one batch, whole.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from imserver.errors import ConstraintViolated, InternalError, StorageError, StorageUnavailable
+from imserver.log import get_logger
+
+if TYPE_CHECKING:
+    from imserver.conversations import Undo
+    from imserver.protocol.message import Message
+    from imserver.session import Session
+
+OPEN, DURABLE, FAILED = 0, 1, 2
+
+#: An open batch over this makes the shards stop reading until the disk has caught up.
+MAX_BATCH_ROWS = 20_000
+#: How long the writer is idle before it looks after the WAL.
+_IDLE_S = 0.05
+
+Held = tuple["Session", bytes, object]  # the session, its frame, and the `rid` (an answer) or the body (a push)
+
+
+class Write:
+    """One atomic unit of a plugin's SQL in a batch. Await `Context.db.write` for its result."""
+
+    __slots__ = ("error", "is_bound", "on_done", "results", "shard_index", "statements")
+
+    def __init__(self, statements: Sequence[tuple[str, Any]], shard_index: int) -> None:
+        self.statements = statements
+        self.shard_index = shard_index
+        #: The same handler appended messages: both are stored or neither is.
+        self.is_bound = False
+        self.results: list[list[tuple[Any, ...]]] = []
+        self.error: StorageError | None = None
+        #: Called in the shard that wrote it, when the batch is durable or failed.
+        self.on_done: Callable[[], None] | None = None
+
+
+class Batch:
+    """What one commit writes, and what waits for it."""
+
+    __slots__ = (
+        "cursors",
+        "error",
+        "frames",
+        "message_params",
+        "messages",
+        "number",
+        "opened",
+        "rows",
+        "state",
+        "undo",
+        "writes",
+    )
+
+    def __init__(self, number: int, shards: int) -> None:
+        self.number = number
+        self.state = OPEN
+        self.error: StorageError | None = None
+        self.rows = 0
+        #: The bound values of the one INSERT of messages, flat.
+        self.message_params: list[Any] = []
+        #: New conversations with their members: bound values.
+        self.opened: list[tuple[tuple[Any, ...], list[tuple[Any, ...]]]] = []
+        #: Read cursors: (conversation number, user) -> (read_seq, change number).
+        self.cursors: dict[tuple[int, str], tuple[int, int]] = {}
+        #: The plugins' writes, in order.
+        self.writes: list[Write] = []
+        #: By shard: the frames that may leave when this batch is durable.
+        self.frames: list[list[Held]] = [[] for _ in range(shards)]
+        #: By shard: the messages that shard appended, for `after_commit`.
+        self.messages: list[list[Message]] = [[] for _ in range(shards)]
+        #: How to take the open handler's changes of memory back, newest last; also tells what a failure touches.
+        self.undo: list[Undo] = []
+
+
+class Store(Protocol):
+    """Where batches go. The embedded one is `imserver.storage.database.Database`."""
+
+    def commit(self, batch: Batch) -> None:
+        """Make the batch durable as one transaction. Runs in the writer's thread.
+
+        A unit of `batch.writes` that breaks a constraint gets its `error` and is left out, unless the batch would be
+        torn by that.
+
+        Raises:
+            StorageError: nothing of the batch is stored.
+        """
+
+    def tend(self, *, idle: bool) -> None:
+        """Look after the files between commits (checkpoint in small steps). Must not raise."""
+
+
+class Member(Protocol):
+    """A shard as the journal sees it."""
+
+    waiting: Any
+
+    def wake(self) -> None:
+        """Look at the batches; callable from any thread, never raises."""
+
+
+class Journal:
+    """Hands batches to the store, one at a time, in order.
+
+    Args:
+        store: where they go.
+        on_failed: called under the lock with the batches of a failed commit, to forget what memory knew from them.
+    """
+
+    def __init__(self, store: Store, on_failed: Callable[[list[Batch]], None]) -> None:
+        self.lock = threading.RLock()
+        self._store = store
+        self._on_failed = on_failed
+        self._shards: list[Member] = []
+        self._numbers = 0
+        self._open = Batch(0, 0)
+        self._is_dirty = False  # the open batch has something in it, and the shards know
+        self._is_submitted = False  # a tick has ended since
+        self._is_idle = True  # the writer waits for its signal
+        self._is_stopping = False
+        self._signal = threading.Semaphore(0)
+        self._thread: threading.Thread | None = None
+        self._log = get_logger("journal")
+        self.commits = 0
+        self.failures = 0
+
+    # ------------------------------------------------------------ life
+
+    def start(self, shards: Sequence[Member]) -> None:
+        """Start the writer's thread; `shards` are those that get frames released, by their index."""
+        self._shards = list(shards)
+        self._open = self._new_batch()
+        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Commit what is open and end the thread. Blocks; call it from a worker thread or after the loops ended."""
+        if self._thread is None:
+            return
+        self._is_stopping = True
+        self._signal.release()
+        self._thread.join()
+        self._thread = None
+
+    @property
+    def is_quiet(self) -> bool:
+        """Nothing is open or in flight."""
+        with self.lock:
+            return self._is_idle and not self._is_dirty
+
+    @property
+    def is_dirty(self) -> bool:
+        """The open batch has something in it."""
+        return self._is_dirty
+
+    @property
+    def current(self) -> Batch:
+        """The open batch, written to or not. Hold the lock."""
+        return self._open
+
+    @property
+    def is_full(self) -> bool:
+        """The open batch is at its bound: read nothing more until the writer has taken it."""
+        return self._open.rows >= MAX_BATCH_ROWS
+
+    # ------------------------------------------------------------ from the shards
+
+    def open_batch(self) -> Batch:
+        """The batch to write into. Hold the lock."""
+        if not self._is_dirty:
+            self._is_dirty = True
+            for shard in self._shards:
+                shard.waiting.append(self._open)
+        return self._open
+
+    def submit(self) -> None:
+        """A tick has ended: what is open may be committed as soon as the writer is free."""
+        if self._is_dirty and not self._is_submitted:
+            self._is_submitted = True
+            if self._is_idle:
+                self._is_idle = False
+                self._signal.release()
+
+    # ------------------------------------------------------------ the writer's thread
+
+    def _new_batch(self) -> Batch:
+        self._numbers += 1
+        return Batch(self._numbers, len(self._shards))
+
+    def _take(self) -> Batch | None:
+        with self.lock:
+            if not self._is_dirty or not (self._is_submitted or self._is_stopping):
+                self._is_idle = True
+                # A tick may have ended between the look and here; its signal went to a writer that seemed busy.
+                if not (self._is_dirty and self._is_submitted):
+                    return None
+                self._is_idle = False
+            batch = self._open
+            self._open = self._new_batch()
+            self._is_dirty = self._is_submitted = False
+            return batch
+
+    def _run(self) -> None:
+        while True:
+            batch = self._take()
+            if batch is not None:
+                self._commit(batch)
+                self._store.tend(idle=False)
+            elif self._is_stopping:
+                return
+            elif not self._signal.acquire(timeout=_IDLE_S):
+                self._store.tend(idle=True)
+                self._signal.acquire()
+
+    def _commit(self, batch: Batch) -> None:
+        try:
+            self._store.commit(batch)
+        except StorageError as exc:
+            self._fail(batch, exc)
+        except Exception as exc:  # the store's own fault: the batch is lost, the server is not
+            self._log.exception("commit_fault", batch=batch.number)
+            self._fail(batch, InternalStorageFault(str(exc)))
+        else:
+            self.commits += 1
+            batch.undo.clear()
+            batch.state = DURABLE
+        for shard in self._shards:
+            shard.wake()
+
+    def _fail(self, batch: Batch, error: StorageError) -> None:
+        self.failures += 1
+        with self.lock:
+            failed = [batch]
+            if self._is_dirty:
+                # It was made from memory that the failed one had changed, so it cannot stand either.
+                failed.append(self._open)
+                self._open = self._new_batch()
+                self._is_dirty = self._is_submitted = False
+            self._on_failed(failed)
+            for lost in failed:
+                lost.error = error
+                for write in lost.writes:
+                    write.error = write.error or StorageUnavailable(str(error))
+                lost.state = FAILED
+        self._log.error("commit_failed", batch=batch.number, lost_batches=len(failed), reason=str(error))
+
+
+class InternalStorageFault(StorageUnavailable, InternalError):
+    """The store raised what it should not have."""
+
+
+def write_result(write: Write) -> list[list[tuple[Any, ...]]]:
+    """The rows of each statement of a finished write.
+
+    Raises:
+        ConstraintViolated: its own fault; nothing of it is stored.
+        StorageUnavailable: the commit failed.
+    """
+    if write.error is None:
+        return write.results
+    if isinstance(write.error, ConstraintViolated):
+        raise ConstraintViolated(str(write.error)) from write.error
+    raise StorageUnavailable(str(write.error)) from write.error

@@ -1,0 +1,121 @@
+"""The reactor: one Trio task that drives all sockets of a shard through one epoll.
+
+Trio waits for the epoll's own descriptor; once it is readable, plain non-blocking calls handle whatever is ready. With
+one Trio task and stream a connection this machine echoed 26,000 frames a second, this way 75,000, and 850,000 with 16 in
+flight on each connection: the cost of a wakeup is shared by all that is ready.
+
+One **tick** is one pass: fetch ready descriptors, let each source read or write once, then `end_tick`. After a bounded
+number of ticks Trio's other tasks get their turn.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from collections.abc import Callable
+from typing import Protocol
+
+import trio
+
+READ = select.EPOLLIN
+WRITE = select.EPOLLOUT
+BROKEN = select.EPOLLERR | select.EPOLLHUP
+
+#: Ready descriptors handled in one tick, and ticks between two turns of Trio's tasks; arbitrary, small against a second.
+_EVENTS_PER_TICK = 512
+_TICKS_PER_TURN = 8
+
+
+class Source(Protocol):
+    """Something with a descriptor. Must not raise."""
+
+    def ready(self, events: int) -> None:
+        """Read or write once; more is fetched again in the next tick (level-triggered)."""
+
+
+class Reactor:
+    """The epoll of one shard. Everything but `wake` belongs to the shard's thread.
+
+    Args:
+        begin_tick: called before the sources of a tick.
+        end_tick: called after them; hands on what the tick made.
+        is_paused: while true no source is served, only wakeups are (back-pressure).
+    """
+
+    def __init__(
+        self, begin_tick: Callable[[], None], end_tick: Callable[[], None], is_paused: Callable[[], bool]
+    ) -> None:
+        self._begin_tick = begin_tick
+        self._end_tick = end_tick
+        self._is_paused = is_paused
+        self._epoll = select.epoll()
+        self._sources: dict[int, Source] = {}
+        self._closing: list[socket.socket] = []
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._is_woken = False
+        self._epoll.register(self._wake_fd, READ)
+
+    def add(self, fd: int, source: Source, events: int) -> None:
+        """Watch a descriptor."""
+        self._sources[fd] = source
+        self._epoll.register(fd, events)
+
+    def change(self, fd: int, events: int) -> None:
+        """Watch it for these events from now on."""
+        self._epoll.modify(fd, events)
+
+    def remove(self, fd: int) -> None:
+        """Stop watching; events already fetched for it are dropped."""
+        del self._sources[fd]
+        self._epoll.unregister(fd)
+
+    def close_socket(self, sock: socket.socket) -> None:
+        """Stop watching a socket and close it at the end of the tick: until then its number cannot be given away again."""
+        self.remove(sock.fileno())
+        self._closing.append(sock)
+        self.wake()
+
+    def wake(self) -> None:
+        """Run a tick soon. From any thread; many wakeups before a tick are one."""
+        if not self._is_woken:
+            self._is_woken = True
+            os.eventfd_write(self._wake_fd, 1)
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        poll, sources = self._epoll.poll, self._sources
+        while True:
+            await trio.lowlevel.wait_readable(self._wake_fd if self._is_paused() else self._epoll.fileno())
+            for _ in range(_TICKS_PER_TURN):
+                paused = self._is_paused()
+                events = poll(0, 1 if paused else _EVENTS_PER_TICK)
+                if not events:
+                    break
+                if self._is_woken:
+                    # Before `begin_tick` looks: what comes from now on wakes again.
+                    self._is_woken = False
+                    os.eventfd_read(self._wake_fd)
+                self._begin_tick()
+                if not paused:
+                    for fd, mask in events:
+                        source = sources.get(fd)
+                        if source is not None:
+                            source.ready(mask)
+                self._end_tick()
+                if self._closing:
+                    for sock in self._closing:
+                        sock.close()
+                    self._closing.clear()
+                if self._is_paused():
+                    break
+            else:
+                await trio.lowlevel.checkpoint()
+
+    def close(self) -> None:
+        """Close what is left. The loop has ended."""
+        for sock in self._closing:
+            sock.close()
+        self._closing.clear()
+        self._epoll.close()
+        os.close(self._wake_fd)

@@ -1,0 +1,484 @@
+"""The router: command ID -> handler, and the one place that turns exceptions into error answers.
+
+It knows no business. For each command it knows the request's class, who may call it, its rate and its deadline.
+"""
+
+from __future__ import annotations
+
+
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import trio
+
+from imserver.cache import Cache
+from imserver.context import AppContext, Context
+from imserver.errors import (
+    DeadlineExceeded,
+    ImError,
+    InternalFault,
+    InvalidBody,
+    NotAuthenticated,
+    NotFound,
+    NotLoaded,
+    PermissionDenied,
+    ProtocolError,
+    RateLimited,
+    StorageUnavailable,
+    Unavailable,
+)
+from imserver.log import get_logger
+from imserver.plugin import ANYONE, Plugin
+from imserver.protocol.body import BodyDecoder, encode_frame, encode_msgpack, fields_of, rid_of
+from imserver.protocol.frame import BARE_HEARTBEAT, GZIP, JSON, Frame
+
+if TYPE_CHECKING:
+    from imserver.commands import Command, CommandTable
+    from imserver.config import Limits
+    from imserver.conversations import Draft
+    from imserver.plugin_loader import Registry
+    from imserver.protocol.message import Message
+    from imserver.session import Session
+    from imserver.shard import Shard
+
+HEARTBEAT = 1
+ERROR = 3
+
+#: How often a `def` handler may ask for something else that is not in memory before it is given up.
+_MAX_LOADS = 8
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+class _Endpoint:
+    """One command as the dispatch wants it."""
+
+    __slots__ = (
+        "command",
+        "command_id",
+        "decode",
+        "handler",
+        "interval_s",
+        "is_async",
+        "is_heartbeat",
+        "is_stateless",
+        "needs_user",
+        "owner",
+        "role",
+        "timeout_s",
+    )
+
+    def __init__(self, command: Command, limits: Limits) -> None:
+        self.command = command
+        self.command_id = command.command_id
+        self.decode = BodyDecoder(command.request, limits.max_frame_bytes).decode
+        self.handler = command.handler
+        self.is_async = command.is_async
+        self.is_stateless = command.is_stateless
+        self.is_heartbeat = command.command_id == HEARTBEAT
+        self.needs_user = command.allow != ANYONE
+        self.role = command.role
+        self.owner = command.owner
+        self.timeout_s = command.timeout_s or limits.request_timeout_s
+        self.interval_s = 1 / command.per_second if command.per_second else 0.0
+
+
+class Router:
+    """Dispatches the frames of one shard's sessions.
+
+    Args:
+        shard: whose sessions these are.
+        registry: the plugins.
+        table: all commands, the connection's own included.
+        caches: by plugin; shared by all shards.
+    """
+
+    def __init__(self, shard: Shard, registry: Registry, table: CommandTable, caches: Mapping[str, Cache]) -> None:
+        self._shard = shard
+        self._limits = shard.limits
+        self._log = get_logger("router")
+        self._endpoints = {command.command_id: _Endpoint(command, shard.limits) for command in table}
+        self.is_draining = False
+        requests = shard.limits.requests_per_second
+        self._interval_s = 1 / requests if requests else 0.0
+        self._burst_s = 2.0  # the bucket holds twice a second's worth
+        self._apps = {
+            plugin.name: AppContext(shard, plugin, registry.settings[plugin.name], caches[plugin.name])
+            for plugin in registry.plugins
+        }
+        self._connect_hooks = self._hooks(registry.plugins, "on_connect")
+        self._login_hooks = self._hooks(registry.plugins, "on_login")
+        self._disconnect_hooks = self._hooks(registry.plugins, "on_disconnect")
+        self._send_hooks = self._hooks(registry.plugins, "before_send")
+        self._commit_hooks = self._hooks(registry.plugins, "after_commit")
+        self._listeners = registry.listeners
+        #: Loads under way, by key: everybody who needs the same waits for the same.
+        self._loads: dict[object, trio.Event] = {}
+        self.requests = 0
+
+    @staticmethod
+    def _hooks(plugins: Sequence[Plugin], name: str) -> list[tuple[str, Callable[..., Any]]]:
+        return [(plugin.name, getattr(plugin, name)) for plugin in plugins if name in _overridden(type(plugin))]
+
+    def app_context(self, plugin: str) -> AppContext:
+        """The context of a plugin without a session."""
+        return self._apps[plugin]
+
+    def _context(self, session: Session, owner: str, *, is_async: bool) -> Any:
+        key = (owner, is_async)
+        context = session.contexts.get(key)
+        if context is None:
+            app = self._apps.get(owner)
+            if app is None:
+                return session  # the connection's own commands need no more
+            context = session.contexts[key] = Context(app, session, is_async=is_async)
+        return context
+
+    # ------------------------------------------------------------ one frame
+
+    def dispatch(self, session: Session, frame: Frame) -> None:
+        """Carry out one frame. Raises nothing."""
+        if session.is_revoked or session.is_closed:
+            return
+        if session.backlog is not None:
+            session.backlog.append(frame._replace(body=bytes(frame.body)))
+            return
+        command_id, flags, body, error = frame
+        if session.flags is None:
+            session.flags = flags & JSON
+        if error is not None:
+            self._refuse_frame(session, command_id, error)
+            return
+        self.requests += 1
+        now = self._shard.now
+        interval_s = self._interval_s
+        if interval_s:
+            rate = session.rate
+            if rate > now + self._burst_s:
+                self._refuse_raw(session, frame, _over_rate(rate - now - self._burst_s))
+                return
+            session.rate = (rate if rate > now else now) + interval_s
+        endpoint = self._endpoints.get(command_id)
+        if endpoint is None:
+            unknown = NotFound(f"there is no command {command_id} on this server", error="unknown_command")
+            self._refuse_raw(session, frame, unknown)
+            return
+        if endpoint.needs_user and session.user_id is None:
+            self._refuse_raw(session, frame, NotAuthenticated("log in first (LOGIN or AUTH)"))
+            return
+        if endpoint.role is not None and endpoint.role not in session.roles:
+            self._refuse_raw(session, frame, PermissionDenied(f"this command needs the role {endpoint.role}"))
+            return
+        if endpoint.interval_s and not self._admit_by_command(session, endpoint, frame):
+            return
+        if self.is_draining and not endpoint.is_stateless:
+            self._refuse_raw(session, frame, Unavailable("the server is stopping; reconnect", error="draining"))
+            return
+        if endpoint.is_heartbeat and not body:
+            session.send(BARE_HEARTBEAT)
+            return
+        try:
+            request = endpoint.decode(body, flags)
+        except InvalidBody as exc:
+            self._refuse_raw(session, frame, exc)
+            return
+        except ProtocolError as exc:
+            self._refuse_frame(session, command_id, exc)
+            return
+        if endpoint.is_async:
+            self._start(session, endpoint, request, flags)
+        else:
+            self._run(session, endpoint, request, flags, _MAX_LOADS)
+
+    def _run(self, session: Session, endpoint: _Endpoint, request: Any, flags: int, loads_left: int) -> None:
+        """A `def` handler: inside the tick, to completion."""
+        shard = self._shard
+        context = self._context(session, endpoint.owner, is_async=False)
+        section = shard.section
+        section.begin()
+        try:
+            result = endpoint.handler(context, request)
+            fields = result if type(result) is dict else fields_of(result)
+        except NotLoaded as exc:
+            section.abandon()
+            if loads_left:
+                session.park()
+                session.is_waiting_for_load = True
+                shard.start_soon(self._load_and_run, session, endpoint, request, flags, loads_left - 1, exc)
+            else:
+                self._fail(session, endpoint, request.rid, flags, Unavailable("this needs more loads than allowed"))
+        except ImError as exc:
+            section.abandon()
+            self._fail(session, endpoint, request.rid, flags, exc)
+        except Exception as exc:
+            section.abandon()
+            self._fail(session, endpoint, request.rid, flags, self._fault(endpoint, session, exc))
+        else:
+            writes = section.finish()
+            rid = request.rid
+            if rid:
+                frame = encode_frame(
+                    endpoint.command_id, {"rid": rid, "code": 0, **fields}, flags & JSON | (session.flags or 0) & GZIP
+                )
+                if endpoint.is_stateless:
+                    session.send(frame)
+                else:
+                    shard.hold(session, frame, rid, writes)
+
+    async def _load_and_run(
+        self, session: Session, endpoint: _Endpoint, request: Any, flags: int, loads_left: int, wanted: NotLoaded
+    ) -> None:
+        """Bring in what a `def` handler asked for and run it again; the session is parked meanwhile."""
+        failure: ImError | None = None
+        try:
+            await self._load(wanted, endpoint.timeout_s)
+        except ImError as exc:
+            failure = exc
+        except Exception as exc:
+            failure = self._fault(endpoint, session, exc)
+        if session.is_closed:
+            return
+        session.is_waiting_for_load = False
+        if failure is not None:
+            self._fail(session, endpoint, request.rid, flags, failure)
+        else:
+            self._run(session, endpoint, request, flags, loads_left)
+        self._resume_if_free(session)
+        self._shard.end_of_turn()
+
+    async def _load(self, wanted: NotLoaded, timeout_s: float) -> None:
+        key = wanted.key
+        under_way = self._loads.get(key)
+        with _deadline(timeout_s):
+            if under_way is not None:
+                await under_way.wait()
+                return
+            event = self._loads[key] = trio.Event()
+            try:
+                await wanted.loader()
+            finally:
+                del self._loads[key]
+                event.set()
+
+    # ------------------------------------------------------------ async handlers
+
+    def _start(self, session: Session, endpoint: _Endpoint, request: Any, flags: int) -> None:
+        session.in_flight += 1
+        if self._is_busy(session):
+            session.park()
+        self._shard.start_soon(self._serve, session, endpoint, request, flags)
+
+    async def _serve(self, session: Session, endpoint: _Endpoint, request: Any, flags: int) -> None:
+        """An `async def` handler: a task, a deadline, an answer."""
+        context = self._context(session, endpoint.owner, is_async=True)
+        scope = trio.CancelScope()
+        session.tasks.add(scope)
+        fields: Mapping[str, Any] = {}
+        failure: ImError | None = None
+        try:
+            with scope, _deadline(endpoint.timeout_s):
+                fields = fields_of(await endpoint.handler(context, request))
+                await context.wait_durable()
+        except ImError as exc:
+            failure = exc
+        except Exception as exc:
+            failure = self._fault(endpoint, session, exc)
+        finally:
+            session.tasks.discard(scope)
+            session.in_flight -= 1
+        if failure is not None:
+            if session.gate is not None:
+                session.unbind()
+            self._fail_now(session, endpoint, request.rid, flags, failure)
+        elif request.rid and not scope.cancelled_caught:
+            session.send(
+                encode_frame(
+                    endpoint.command_id,
+                    {"rid": request.rid, "code": 0, **fields},
+                    flags & JSON | (session.flags or 0) & GZIP,
+                )
+            )
+        if session.gate is not None:
+            session.open_gate()
+        if session.closing_notice is not None:
+            session.go_away(*session.closing_notice, code=401)
+        self._resume_if_free(session)
+        self._shard.end_of_turn()
+
+    def _is_busy(self, session: Session) -> bool:
+        # Before login one request at a time: what follows a LOGIN on the wire finds its user there.
+        return session.in_flight >= (self._limits.in_flight if session.user_id is not None else 1)
+
+    def _resume_if_free(self, session: Session) -> None:
+        if session.backlog is not None and not session.is_waiting_for_load and not self._is_busy(session):
+            session.resume()
+
+    async def call(self, session: Session, command_id: int, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Run another service's handler for a session; see `Context.call`."""
+        endpoint = self._endpoints.get(command_id)
+        if endpoint is None:
+            raise NotFound(f"there is no command {command_id} on this server", error="unknown_command")
+        request = endpoint.decode(encode_msgpack(body), 0)
+        if endpoint.is_async:
+            return dict(fields_of(await endpoint.handler(self._context(session, endpoint.owner, is_async=True), request)))
+        context = self._context(session, endpoint.owner, is_async=False)
+        section = self._shard.section
+        for _ in range(_MAX_LOADS):
+            section.begin()
+            try:
+                fields = dict(fields_of(endpoint.handler(context, request)))
+            except NotLoaded as exc:
+                section.abandon()
+                wanted = exc
+            except BaseException:
+                section.abandon()
+                raise
+            else:
+                section.finish()
+                await self._shard.wait_durable()
+                return fields
+            await self._load(wanted, endpoint.timeout_s)
+        raise Unavailable("this needs more loads than allowed")
+
+    # ------------------------------------------------------------ refusals
+
+    def _admit_by_command(self, session: Session, endpoint: _Endpoint, frame: Frame) -> bool:
+        now = self._shard.now
+        rate = session.rates.get(endpoint.command_id, 0.0)
+        if rate > now + self._burst_s:
+            self._refuse_raw(session, frame, _over_rate(rate - now - self._burst_s))
+            return False
+        session.rates[endpoint.command_id] = max(rate, now) + endpoint.interval_s
+        return True
+
+    def _refuse_frame(self, session: Session, command_id: int, error: ProtocolError) -> None:
+        """A frame that breaks the framing rules: an ERROR push, and the end where no boundary is known."""
+        fields = {"code": error.code, "error": error.error, "message": str(error), "command": command_id}
+        session.send(encode_frame(ERROR, fields, (session.flags or 0) & JSON))
+        if error.fatal:
+            session.go_away_silently()
+
+    def _refuse_raw(self, session: Session, frame: Frame, error: ImError) -> None:
+        """A request that is refused before or while its body is decoded."""
+        rid = rid_of(frame.body, frame.flags, self._limits.max_frame_bytes) if frame.body else 0
+        session.send(_error_frame(frame.command, rid, frame.flags & JSON, error))
+
+    def _fail(self, session: Session, endpoint: _Endpoint, rid: int, flags: int, error: ImError) -> None:
+        """The answer of a `def` handler that refused: it too may rest on what is not yet durable."""
+        frame = _error_frame(endpoint.command_id, rid, flags & JSON, error)
+        self._shard.hold(session, frame, rid, None)
+
+    def _fail_now(self, session: Session, endpoint: _Endpoint, rid: int, flags: int, error: ImError) -> None:
+        session.send(_error_frame(endpoint.command_id, rid, flags & JSON, error))
+
+    def _fault(self, endpoint: _Endpoint, session: Session, exc: Exception) -> ImError:
+        """What the client is told of an exception that no handler should let out."""
+        if isinstance(exc, BaseExceptionGroup):
+            wanted, rest = exc.split(ImError)
+            if wanted is not None and rest is None and len(wanted.exceptions) == 1:
+                only = wanted.exceptions[0]
+                if isinstance(only, ImError):
+                    return only
+        if isinstance(exc, StorageUnavailable):
+            return Unavailable("the database cannot be used just now; try again")
+        trace_id = secrets.token_hex(8)
+        self._log.error(
+            "handler_fault",
+            command=endpoint.command_id,
+            name=endpoint.command.name,
+            plugin=endpoint.owner,
+            user=session.user_id,
+            session=session.session_id,
+            trace_id=trace_id,
+            exc_info=exc,
+        )
+        return InternalFault(f"the server made a mistake; its log has the details under {trace_id}")
+
+    # ------------------------------------------------------------ hooks and events
+
+    def connected(self, session: Session) -> None:
+        """A connection was accepted."""
+        self._run_hooks(self._connect_hooks, session)
+
+    def logged_in(self, session: Session) -> None:
+        """A session was bound to its user."""
+        self._run_hooks(self._login_hooks, session)
+
+    def disconnected(self, session: Session) -> None:
+        """A session takes no more frames."""
+        self._run_hooks(self._disconnect_hooks, session)
+
+    def _run_hooks(self, hooks: Iterable[tuple[str, Callable[..., Any]]], session: Session) -> None:
+        for owner, hook in hooks:
+            try:
+                hook(self._context(session, owner, is_async=True))
+            except Exception:
+                self._log.exception("hook_fault", plugin=owner, hook=hook.__name__, user=session.user_id)
+
+    def before_send(self, context: AppContext, draft: Draft) -> None:
+        """Let the plugins see, change or refuse a message. What a hook raises reaches the sender."""
+        for _, hook in self._send_hooks:
+            hook(context, draft)
+
+    def after_commit(self, messages: list[Message]) -> None:
+        """Tell the plugins of messages that are durable now."""
+        for owner, hook in self._commit_hooks:
+            try:
+                hook(self._apps[owner], messages)
+            except Exception:
+                self._log.exception("hook_fault", plugin=owner, hook="after_commit")
+
+    def emit(self, shard: Shard, event: str, fields: Mapping[str, Any]) -> None:
+        """Run the listeners of an event."""
+        for plugin, listener in self._listeners.get(event, ()):
+            try:
+                listener(self._apps[plugin.name], **fields)
+            except Exception:
+                self._log.exception("listener_fault", plugin=plugin.name, bus_event=event)
+
+
+def _error_frame(command_id: int, rid: int, flags: int, error: ImError) -> bytes:
+    """A failed request's answer, or, where it cannot be told by `rid`, an ERROR push."""
+    fields = error.answer()
+    if rid:
+        return encode_frame(command_id, {"rid": rid, **fields}, flags)
+    return encode_frame(ERROR, {**fields, "command": command_id}, flags)
+
+
+def refusal_of(frame: bytes, rid: int) -> bytes:
+    """The answer to a request whose commit failed, in place of the one that was held."""
+    command_id = frame[4] << 8 | frame[5]
+    return _error_frame(command_id, rid, frame[7] & JSON, Unavailable("it could not be stored; nothing was; try again"))
+
+
+def _over_rate(excess_s: float) -> RateLimited:
+    return RateLimited(
+        "more requests a second than limits.requests_per_second allows on one connection",
+        retry_after_ms=max(1, int(excess_s * 1000) + 1),
+    )
+
+
+class _deadline:  # noqa: N801 - reads as a statement
+    """`with _deadline(seconds)`: past it, DeadlineExceeded."""
+
+    __slots__ = ("_scope",)
+
+    def __init__(self, timeout_s: float) -> None:
+        self._scope = trio.move_on_after(timeout_s)
+
+    def __enter__(self) -> None:
+        self._scope.__enter__()
+
+    def __exit__(self, *exc_info: Any) -> bool | None:
+        swallowed = self._scope.__exit__(*exc_info)
+        if self._scope.cancelled_caught:
+            raise DeadlineExceeded("the request ran past its deadline; whether it took effect is not known")
+        return swallowed
+
+
+def _overridden(cls: type[Plugin]) -> set[str]:
+    """The hooks that a plugin's class, or a base of its own, defines."""
+    return {name for base in cls.__mro__ if base not in (Plugin, object) for name in vars(base)}
+
+
+__all__ = ["ERROR", "HEARTBEAT", "Router", "refusal_of"]

@@ -1,0 +1,94 @@
+"""The part of a handler in which it writes: one critical section, whole in one batch or taken back.
+
+A handler reads before it writes. Its first write takes the journal's lock; the router gives it back when the handler has
+returned, or takes everything back that the handler wrote if it raised.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from imserver.journal import Batch, Journal, Write
+
+if TYPE_CHECKING:
+    from imserver.conversations import Conversations
+
+
+class Section:
+    """One shard's; handlers of a shard run one after another."""
+
+    __slots__ = (
+        "_conversations",
+        "_depth",
+        "_has_lock",
+        "_in_handler",
+        "_journal",
+        "_messages",
+        "_rows",
+        "_shard_index",
+        "_undo",
+        "_writes",
+    )
+
+    def __init__(self, journal: Journal, conversations: Conversations, shard_index: int) -> None:
+        self._journal = journal
+        self._conversations = conversations
+        self._shard_index = shard_index
+        self._has_lock = False
+        self._in_handler = False
+        self._depth = 0
+        # Where the batch stood when the handler first wrote.
+        self._undo = self._rows = self._writes = self._messages = 0
+
+    def begin(self) -> None:
+        """A `def` handler begins."""
+        self._in_handler = True
+
+    def enter(self) -> None:
+        """Something is about to be written: from here to the handler's end nobody else writes."""
+        self._depth += 1
+        if self._has_lock:
+            return
+        self._journal.lock.acquire()
+        self._has_lock = True
+        batch = self._journal.current
+        self._undo = len(batch.undo)
+        self._rows = batch.rows
+        self._writes = len(batch.writes)
+        self._messages = len(batch.messages[self._shard_index])
+
+    def leave(self) -> None:
+        """The write is done. Outside of a `def` handler each write is a section of its own."""
+        self._depth -= 1
+        if not self._in_handler and not self._depth:
+            self._has_lock = False
+            self._journal.lock.release()
+
+    def finish(self) -> list[Write] | None:
+        """The handler has returned. Gives its SQL units, whose failure would make its answer an error."""
+        self._in_handler = False
+        if not self._has_lock:
+            return None
+        batch = self._journal.current
+        writes = batch.writes[self._writes :] or None
+        if writes is not None and len(batch.undo) > self._undo:
+            for write in writes:
+                write.is_bound = True
+        self._has_lock = False
+        self._journal.lock.release()
+        return writes
+
+    def abandon(self) -> None:
+        """The handler has raised: nothing that it wrote remains."""
+        self._in_handler = False
+        if not self._has_lock:
+            return
+        batch = self._journal.current
+        self._take_back(batch)
+        self._has_lock = False
+        self._journal.lock.release()
+
+    def _take_back(self, batch: Batch) -> None:
+        self._conversations.take_back(batch, self._undo, self._rows)
+        del batch.writes[self._writes :]
+        del batch.messages[self._shard_index][self._messages :]

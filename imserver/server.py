@@ -1,0 +1,287 @@
+"""The composition root: builds, starts and stops everything, in one readable order.
+
+start: settings → plugins → database → journal → shards → the plugins' `on_start` → listeners → "ready"
+stop:  listeners → GOAWAY → what is in flight → the plugins' `on_stop` → shards → journal → database
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+
+import trio
+
+from imserver.auth import load_secret
+from imserver.cache import Cache
+from imserver.clock import Clock, SystemClock
+from imserver.commands import CommandTable
+from imserver.config import Config
+from imserver.connection import add_connection_commands
+from imserver.conversations import Conversations
+from imserver.directory import Directory
+from imserver.errors import ConfigError, ImserverError, StartError
+from imserver.journal import Journal
+from imserver.listeners import Listener, bind, shown_address
+from imserver.log import get_logger
+from imserver.plugin_loader import Registry, load_plugins
+from imserver.session import LINGER_S
+from imserver.shard import Shard
+from imserver.snowflake import Snowflakes
+from imserver.storage.database import Database
+from imserver.storage.messages import MessageStore
+
+#: How often read cursors that ran ahead by own messages are written; a crash makes the next start work them out.
+_FOLD_INTERVAL_S = 1.0
+#: How often the drain looks whether all is done.
+_DRAIN_LOOK_S = 0.02
+
+
+def run(config: Config) -> int:
+    """Run the server until SIGTERM or SIGINT; the exit status.
+
+    Raises:
+        ConfigError: a plugin's settings are wrong (exit status 2).
+        StartError: it cannot start (exit status 3).
+    """
+    _tune_interpreter()
+    server = Server(config)
+    try:
+        return trio.run(server.serve)
+    except BaseExceptionGroup as group:
+        wanted, rest = group.split(ImserverError)
+        if wanted is not None and rest is None:
+            raise _first(wanted) from group
+        raise
+
+
+def _first(group: BaseExceptionGroup[ImserverError]) -> ImserverError:
+    exc: BaseException = group
+    while isinstance(exc, BaseExceptionGroup):
+        exc = exc.exceptions[0]
+    assert isinstance(exc, ImserverError)
+    return exc
+
+
+def _tune_interpreter() -> None:
+    # Collections find next to nothing here (no cycles on the way of a message) and walk all that lives: make them rare.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+    # The writer's thread asks for the GIL a few times a commit; waiting 5 ms each time would be the commit's cost.
+    sys.setswitchinterval(0.0005)
+
+
+def shard_count(config: Config) -> int:
+    """`server.shards`; "auto" is one a core where threads run in parallel, else one."""
+    if config.server.shards != "auto":
+        return int(config.server.shards)
+    is_gil_enabled: Callable[[], bool] = getattr(sys, "_is_gil_enabled", lambda: True)
+    return 1 if is_gil_enabled() else max(1, os.cpu_count() or 1)
+
+
+class Server:
+    """One server. `serve` once."""
+
+    def __init__(self, config: Config, *, clock: Clock | None = None) -> None:
+        self._config = config
+        self._clock = clock or SystemClock()
+        self._log = get_logger("server")
+        self._registry: Registry = load_plugins(config)
+        self._table = CommandTable()
+        add_connection_commands(self._table)
+        self._table.add(self._registry.commands)
+        self.directory = Directory()
+        self.shards: list[Shard] = []
+        self._listeners: list[tuple[Shard, Listener]] = []
+        #: host:port of each listener, once it is ready.
+        self.tcp_addresses: list[str] = []
+        self.is_ready = False
+
+    # ------------------------------------------------------------ start
+
+    def _build(self) -> tuple[Database, Journal]:
+        config = self._config
+        load_secret(config.auth.secret_file)
+        database = Database(config.server.data_dir, self._registry.migrations)
+        store = MessageStore(database)
+        self.conversations: Conversations
+        journal = Journal(database, lambda batches: self.conversations.forget(batches))
+        self.conversations = Conversations(
+            snowflakes=Snowflakes(config.server.node, store.last_snowflake(), self._clock.now_ms),
+            clock=self._clock,
+            load=store.load,
+            last_number=store.last_conversation(),
+            lock=journal.lock,
+            open_batch=journal.open_batch,
+        )
+        caches = {plugin.name: Cache(plugin.name) for plugin in self._registry.plugins}
+        self.shards = [
+            Shard(
+                index,
+                config=config,
+                clock=self._clock,
+                journal=journal,
+                conversations=self.conversations,
+                directory=self.directory,
+                database=database,
+                store=store,
+                registry=self._registry,
+                table=self._table,
+                caches=caches,
+            )
+            for index in range(shard_count(config))
+        ]
+        journal.start(self.shards)
+        return database, journal
+
+    async def serve(
+        self, *, stop: trio.Event | None = None, task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED
+    ) -> int:
+        """Serve until `stop` is set or, without it, until SIGTERM or SIGINT. Returns the exit status.
+
+        Raises:
+            StartError: it cannot start.
+        """
+        database, journal = self._build()
+        try:
+            first, *others = self.shards
+            async with trio.open_nursery() as nursery:
+                await nursery.start(first.run)
+                threads = [_ShardThread(shard) for shard in others]
+                try:
+                    await self._start_plugins(first)
+                    self._listen()
+                    nursery.start_soon(self._fold_cursors, first)
+                    self.is_ready = True
+                    self._log.info(
+                        "ready",
+                        tcp=self.tcp_addresses,
+                        http=[],
+                        shards=len(self.shards),
+                        plugins=[plugin.name for plugin in self._registry.plugins],
+                        data_dir=str(self._config.server.data_dir),
+                    )
+                    task_status.started(self)
+                    await self._wait_for_stop(stop)
+                    with trio.move_on_after(self._config.server.drain_s + LINGER_S, shield=True):
+                        await self._drain(first, journal)
+                finally:
+                    for thread in threads:
+                        thread.stop()
+                    with trio.CancelScope(shield=True):
+                        for thread in threads:
+                            await trio.to_thread.run_sync(thread.join)
+                    nursery.cancel_scope.cancel()
+        finally:
+            journal.stop()
+            for shard in self.shards:
+                shard.close()
+            database.close()
+        self._log.info("stopped")
+        return 0
+
+    async def _start_plugins(self, shard: Shard) -> None:
+        for plugin in self._registry.plugins:
+            try:
+                await plugin.on_start(shard.router.app_context(plugin.name))
+            except (ConfigError, StartError):
+                raise
+            except Exception as exc:
+                self._log.exception("plugin_start_fault", plugin=plugin.name)
+                raise StartError(f"plugin {plugin.name} cannot start: {exc!r}") from exc
+
+    def _listen(self) -> None:
+        for address in self._config.tcp.listen:
+            sockets = bind(address, len(self.shards))
+            self.tcp_addresses.append(shown_address(sockets[0]))
+            for shard, sock in zip(self.shards, sockets, strict=True):
+                # Adding to another shard's epoll is safe: nothing is dealt with before its thread looks.
+                shard.post(lambda shard=shard, sock=sock: self._listeners.append((shard, Listener(shard, sock))))  # type: ignore[misc]
+
+    async def _fold_cursors(self, shard: Shard) -> None:
+        """Write the read cursors that own messages moved, a second's worth at a time."""
+        while True:
+            shard.fold_cursors()
+            await trio.sleep(_FOLD_INTERVAL_S)
+
+    # ------------------------------------------------------------ stop
+
+    async def _wait_for_stop(self, stop: trio.Event | None) -> None:
+        if stop is not None:
+            await stop.wait()
+            return
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for signum in signals:
+                self._log.info("stopping", signal=signal.Signals(signum).name, drain_s=self._config.server.drain_s)
+                break
+        # The next one finds the default handler and ends the process at once.
+
+    async def _drain(self, first: Shard, journal: Journal) -> None:
+        """Stop accepting, tell the clients, finish and commit what is in flight."""
+        self.is_ready = False
+        for shard, listener in self._listeners:
+            shard.post(listener.close)
+        for shard in self.shards:
+            shard.post(shard.begin_drain)
+        with trio.move_on_after(self._config.server.drain_s) as scope:
+            while not (journal.is_quiet and all(shard.is_quiet for shard in self.shards)):
+                await trio.sleep(_DRAIN_LOOK_S)
+        if scope.cancelled_caught:
+            self._log.warning("drain_timeout", drain_s=self._config.server.drain_s)
+        for shard in self.shards:
+            shard.post(shard.go_away)
+        for plugin in reversed(self._registry.plugins):
+            try:
+                await plugin.on_stop(first.router.app_context(plugin.name))
+            except Exception:
+                self._log.exception("plugin_stop_fault", plugin=plugin.name)
+        first.fold_cursors()
+        with trio.move_on_after(LINGER_S):
+            while not (journal.is_quiet and not any(shard.sessions for shard in self.shards)):
+                await trio.sleep(_DRAIN_LOOK_S)
+
+
+class _ShardThread:
+    """A shard beside the first: its own thread and its own trio.run."""
+
+    def __init__(self, shard: Shard) -> None:
+        self._shard = shard
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._scope = trio.CancelScope()
+        self._started = threading.Event()
+        self._log = get_logger("server")
+        self._thread = threading.Thread(target=self._main, name=f"shard-{shard.index}", daemon=True)
+        self._thread.start()
+        self._started.wait()
+
+    def _main(self) -> None:
+        try:
+            trio.run(self._run)
+        except Exception:
+            # It serves nobody any more: better to stop, and be started again, than to lose a part of the users.
+            self._log.exception("shard_fault", shard=self._shard.index)
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            self._started.set()
+
+    async def _run(self) -> None:
+        self._token = trio.lowlevel.current_trio_token()
+        with self._scope:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self._shard.run)
+                self._started.set()
+
+    def stop(self) -> None:
+        """Cancel the shard's tasks; from the main thread."""
+        if self._token is not None:
+            try:
+                self._token.run_sync_soon(self._scope.cancel)
+            except trio.RunFinishedError:
+                self._token = None
+
+    def join(self) -> None:
+        """Wait for the thread's end."""
+        self._thread.join()

@@ -1,0 +1,455 @@
+"""One connected client: its input, its outbox, its deadlines. It lives in one shard's thread."""
+
+from __future__ import annotations
+
+import enum
+import secrets
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from imserver.protocol.body import encode_frame
+from imserver.protocol.frame import GZIP, JSON, Frame, FrameDecoder
+from imserver.reactor import BROKEN, READ, WRITE
+
+if TYPE_CHECKING:
+    from imserver.shard import Shard
+
+GOAWAY = 2
+
+#: The longest frame of a connection that has not logged in.
+MAX_FRAME_BEFORE_LOGIN_BYTES = 4096
+#: How long a closing connection may take to read what is left for it.
+LINGER_S = 2.0
+#: A session without a frame for so many heartbeats is taken for dead.
+SILENT_HEARTBEATS = 3
+#: Frames that wait while the connection is parked; reading stops at the first, so one read's worth comes at most.
+_GATED_MAX = 10_000
+
+
+class State(enum.Enum):
+    """A session goes down this list and never back."""
+
+    OPEN = 0  # frames are carried out
+    CLOSING = 1  # GOAWAY is queued: what comes in is dropped, what is queued goes out
+    CLOSED = 2
+
+
+#: Swallows a push before it is sent: (command, body) -> True if it was taken.
+Interceptor = Callable[[int, Any], bool]
+
+
+class Session:
+    """One connection and, after login, one user's device.
+
+    Attributes that plugins may read: `user_id` (None before login), `session_id`, `device_id`, `platform`, `roles`,
+    `address`, `connected_at_ms`, `deliver`, `expires_at_ms`, `is_closed`; `data` is theirs, one entry a plugin.
+    """
+
+    __slots__ = (
+        "_interceptor",
+        "_read_paused",
+        "_socket",
+        "_wants_write",
+        "address",
+        "backlog",
+        "closing_notice",
+        "connected_at_ms",
+        "contexts",
+        "data",
+        "decoder",
+        "deliver_mode",
+        "device_id",
+        "expires_at_ms",
+        "flags",
+        "gate",
+        "has_own_device",
+        "heard_at",
+        "in_flight",
+        "is_dirty",
+        "is_plain",
+        "is_revoked",
+        "is_waiting_for_load",
+        "linger_until",
+        "opened_at",
+        "out",
+        "out_bytes",
+        "platform",
+        "rate",
+        "rates",
+        "roles",
+        "session_id",
+        "shard",
+        "state",
+        "tasks",
+        "user_id",
+    )
+
+    def __init__(self, shard: Shard, sock: socket.socket, address: str) -> None:
+        self.shard = shard
+        self._socket = sock
+        self.address = address
+        self.connected_at_ms = shard.clock.now_ms()
+        self.opened_at = self.heard_at = shard.now
+        self.state = State.OPEN
+        self.decoder = FrameDecoder(min(MAX_FRAME_BEFORE_LOGIN_BYTES, shard.limits.max_frame_bytes))
+
+        self.user_id: str | None = None
+        self.session_id = ""
+        self.device_id = ""
+        #: The client named its device; else the id was made up for this one connection.
+        self.has_own_device = False
+        self.platform = ""
+        self.roles: frozenset[str] = frozenset()
+        self.deliver_mode = "new"
+        self.expires_at_ms: int | None = None
+        self.data: dict[str, Any] = {}
+        self.contexts: dict[object, Any] = {}
+
+        #: Encoding of pushes: the first frame's; gzip if login asked for it. None: no frame yet.
+        self.flags: int | None = None
+        #: The connection's rate limit: when its bucket is empty again (monotonic seconds); and by command.
+        self.rate = 0.0
+        self.rates: dict[int, float] = {}
+        #: Async requests that run, and how to cancel them.
+        self.in_flight = 0
+        self.tasks: set[trio.CancelScope] = set()
+        #: While parked: the frames that came after the one that waits. None: not parked.
+        self.backlog: deque[Frame] | None = None
+        self.is_waiting_for_load = False
+
+        #: What goes out next; frames that wait for a commit are not here but in the journal's batches.
+        self.out: list[bytes] = []
+        self.out_bytes = 0
+        self.is_dirty = False  # in the shard's list of outboxes to write
+        #: Nothing special about sending to it: open, no gate, no interceptor.
+        self.is_plain = True
+        #: Pushes wait here until the login's answer is out. None: they do not wait.
+        self.gate: list[bytes] | None = None
+        self._interceptor: Interceptor | None = None
+        self.closing_notice: tuple[str, str] | None = None
+        self.is_revoked = False
+        self.linger_until: float | None = None
+        self._wants_write = False
+        self._read_paused = False
+        shard.reactor.add(sock.fileno(), self, READ)
+        shard.wheel.schedule(self, shard.now + shard.limits.login_timeout_s)
+
+    # ------------------------------------------------------------ what plugins see
+
+    @property
+    def deliver(self) -> str:
+        """The option of LOGIN: "new" or "missed"."""
+        return self.deliver_mode
+
+    @property
+    def is_closed(self) -> bool:
+        """It takes no more frames."""
+        return self.state is not State.OPEN or self.is_revoked
+
+    def intercept(self, interceptor: Interceptor | None) -> None:
+        """Let `interceptor(command, body)` see each push when it is due; what it answers True to is not sent.
+
+        It runs in the session's shard, after the commit that the push waited for. None removes it.
+        """
+        self._interceptor = interceptor
+        self._set_plain()
+
+    def push(self, command: int, body: Any) -> None:
+        """Send a push to this session alone, past its interceptor. It must rest on committed data."""
+        frame = encode_frame(command, body, self.flags or 0)
+        if self.gate is not None:
+            self.gate.append(frame)
+        else:
+            self.send(frame)
+        self.shard.end_of_turn()
+
+    # ------------------------------------------------------------ reading
+
+    def ready(self, events: int) -> None:
+        """See `imserver.reactor.Source`."""
+        if events & WRITE:
+            self.flush()
+        if events & READ:
+            self._read()
+        elif events & BROKEN:
+            self.lose()
+
+    def _read(self) -> None:
+        if self.state is State.CLOSED:
+            return
+        shard = self.shard
+        buffer = shard.read_buffer
+        try:
+            count = self._socket.recv_into(buffer)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.lose()
+            return
+        if count == 0:
+            self._end_of_input()
+            return
+        self.heard_at = shard.now
+        if self.state is not State.OPEN:
+            return  # drained, so that the peer reads our GOAWAY and not a reset
+        dispatch = shard.router.dispatch
+        for frame in self.decoder.receive(shard.read_view[:count]):
+            dispatch(self, frame)
+
+    def _end_of_input(self) -> None:
+        """The peer sends no more. It may still read: answers that wait for the disk go out before we close."""
+        if self.state is State.CLOSING or not (self.shard.waiting or self.in_flight or self.out or self.backlog):
+            self.lose()
+            return
+        self._begin_closing(cancel_tasks=False)
+
+    def park(self) -> None:
+        """Carry out no further frame until `resume`; reading stops, so that what waits is bounded."""
+        if self.backlog is None:
+            self.backlog = deque()
+            self._read_paused = True
+            self._watch()
+
+    def resume(self) -> None:
+        """Go on with the frames that came in the meantime; one of them may park the session again."""
+        backlog, self.backlog = self.backlog, None
+        while backlog:
+            self.shard.router.dispatch(self, backlog.popleft())
+            if self.backlog is not None:
+                self.backlog.extend(backlog)
+                return
+        if self.state is not State.CLOSED:
+            self._read_paused = False
+            self._watch()
+
+    # ------------------------------------------------------------ writing
+
+    def send(self, frame: bytes) -> None:
+        """Queue a frame for the end of the tick, ahead of whatever waits for the disk."""
+        if self.state is State.CLOSED:
+            return
+        self.out.append(frame)
+        self.out_bytes += len(frame)
+        if not self.is_dirty:
+            self.is_dirty = True
+            self.shard.dirty.append(self)
+
+    def deliver_released(self, frame: bytes, what: object) -> None:
+        """Send a frame whose time has come, to a session that is not plain.
+
+        Args:
+            what: the `rid` of an answer, or the body of a push.
+        """
+        if self.state is not State.OPEN:
+            # Answers to what was accepted still go out; pushes will be found by SYNC.
+            if self.state is State.CLOSING and isinstance(what, int):
+                self.send(frame)
+            return
+        if isinstance(what, int):
+            self.send(frame)
+            return
+        if self.gate is not None:
+            if len(self.gate) >= _GATED_MAX:
+                self.go_away("slow_consumer", "too many pushes while logging in; log in again and SYNC")
+                return
+            self.gate.append(frame)
+            return
+        if self._interceptor is not None and self._interceptor(frame[4] << 8 | frame[5], what):
+            return
+        self.send(frame)
+
+    def shut_gate(self) -> None:
+        """Let pushes wait until the login's answer is out."""
+        self.gate = []
+        self._set_plain()
+
+    def open_gate(self) -> None:
+        """The login's answer is out: let the pushes follow."""
+        gate, self.gate = self.gate, None
+        self._set_plain()
+        for frame in gate or ():
+            self.send(frame)
+
+    def flush(self) -> None:
+        """Write what the kernel takes; the rest waits for its word, under the outbox's bound."""
+        self.is_dirty = False
+        if not self.out:
+            if self.state is State.CLOSING:
+                self._finish_closing()
+            return
+        out = self.out
+        data = out[0] if len(out) == 1 else b"".join(out)
+        try:
+            sent = self._socket.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self.lose()
+            return
+        if sent == len(data):
+            out.clear()
+            self.out_bytes = 0
+            if self._wants_write:
+                self._wants_write = False
+                self._watch()
+            if self.state is State.CLOSING:
+                self._finish_closing()
+            return
+        self.out = [data[sent:]]
+        self.out_bytes = len(data) - sent
+        if not self._wants_write:
+            self._wants_write = True
+            self._watch()
+        if self.out_bytes > self.shard.limits.outbox_bytes and self.state is State.OPEN:
+            self.shard.log.info("slow_consumer", user=self.user_id, session=self.session_id, bytes=self.out_bytes)
+            self.go_away("slow_consumer", "this client reads too slowly; reconnect and SYNC", code=503)
+
+    # ------------------------------------------------------------ the end
+
+    def revoke(self, error: str, message: str) -> None:
+        """End the session from any thread: no frame of it is carried out from this call on; GOAWAY follows."""
+        self.is_revoked = True
+        self.shard.post(lambda: self.go_away(error, message, code=401 if error == "kicked" else 409))
+
+    def go_away(self, error: str, message: str, *, code: int = 503, retry_after_ms: int | None = None) -> None:
+        """Say GOAWAY and close once it is out."""
+        if self.state is not State.OPEN:
+            return
+        fields: dict[str, Any] = {"code": code, "error": error, "message": message}
+        if retry_after_ms is not None:
+            fields["retry_after_ms"] = retry_after_ms
+        self.send(encode_frame(GOAWAY, fields, (self.flags or 0) & JSON))
+        self._begin_closing()
+
+    def close_after_answer(self, error: str, message: str) -> None:
+        """Carry out no further frame; the router says GOAWAY behind the running request's answer."""
+        self.is_revoked = True
+        self.closing_notice = (error, message)
+
+    def go_away_silently(self) -> None:
+        """Close once what is queued is out; an ERROR has said why."""
+        if self.state is State.OPEN:
+            self._begin_closing()
+
+    def _begin_closing(self, *, cancel_tasks: bool = True) -> None:
+        self.state = State.CLOSING
+        self._set_plain()
+        self._leave(cancel_tasks=cancel_tasks)
+        self.linger_until = self.shard.now + LINGER_S
+        self.shard.wheel.schedule(self, self.linger_until)
+        if self._read_paused:
+            self._read_paused = False
+            self._watch()
+        if not self.is_dirty:
+            self.is_dirty = True
+            self.shard.dirty.append(self)
+        if not self.out:
+            self.shard.reactor.wake()
+
+    def _finish_closing(self) -> None:
+        if self.shard.waiting or self.in_flight:
+            return  # an answer may still come; the linger time bounds the wait
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.lose()
+
+    def lose(self) -> None:
+        """The connection is gone."""
+        if self.state is State.CLOSED:
+            return
+        was_open = self.state is State.OPEN
+        self.state = State.CLOSED
+        self._set_plain()
+        self.out.clear()
+        self.out_bytes = 0
+        self.backlog = None
+        self.gate = None
+        if was_open:
+            self._leave(cancel_tasks=True)
+        self.shard.wheel.cancel(self)
+        self.shard.forget(self)
+        self.shard.reactor.close_socket(self._socket)
+
+    def _leave(self, *, cancel_tasks: bool) -> None:
+        """Nobody is here any more: the directory, the plugins and running requests are told, once."""
+        self.shard.directory.leave(self)
+        self.backlog = None
+        if cancel_tasks:
+            for scope in list(self.tasks):
+                scope.cancel()
+        self.shard.router.disconnected(self)
+
+    # ------------------------------------------------------------ deadlines
+
+    def check_deadlines(self, now: float) -> float | None:
+        """See `imserver.wheel.Timed`."""
+        if self.state is State.CLOSED:
+            return None
+        if self.state is State.CLOSING:
+            if self.linger_until is None or now >= self.linger_until:
+                self.lose()
+                return None
+            return self.linger_until
+        limits = self.shard.limits
+        if self.user_id is None:
+            login_by = self.opened_at + limits.login_timeout_s
+            if now < login_by:
+                return login_by
+            self.go_away("idle", "no login in time; log in right after connecting", code=401)
+            return self.linger_until
+        if self.expires_at_ms is not None and self.shard.clock.now_ms() >= self.expires_at_ms:
+            self.go_away("token_expired", "the token has expired; refresh it and authenticate again", code=401)
+            return self.linger_until
+        silent_until = self.heard_at + SILENT_HEARTBEATS * self.shard.heartbeat_s
+        if self.backlog is None and now >= silent_until:
+            self.go_away("idle", "no frame for three heartbeats", code=408)
+            return self.linger_until
+        next_look = max(silent_until, now + 0.1)
+        if self.expires_at_ms is not None:
+            next_look = min(next_look, now + max(0.1, (self.expires_at_ms - self.shard.clock.now_ms()) / 1000))
+        return next_look
+
+    # ------------------------------------------------------------ login
+
+    def bind(self, user_id: str, session_id: str, device_id: str | None) -> Session | None:
+        """The session belongs to this user from now on. Returns the one that it replaces."""
+        self.user_id = user_id
+        self.session_id = session_id
+        self.has_own_device = bool(device_id)
+        self.device_id = device_id or f"dev-{secrets.token_hex(8)}"
+        self.decoder.max_frame_bytes = self.shard.limits.max_frame_bytes
+        self.shut_gate()
+        return self.shard.directory.enter(self)
+
+    def set_compress(self, compress: bool) -> None:
+        """Whether bodies sent to it may be compressed: an option of LOGIN."""
+        flags = self.flags or 0
+        self.flags = flags | GZIP if compress else flags & ~GZIP
+
+    def unbind(self) -> None:
+        """The login that bound it came to nothing."""
+        self.shard.directory.leave(self)
+        self.user_id = None
+        self.session_id = ""
+        self.roles = frozenset()
+        self.expires_at_ms = None
+        self._interceptor = None
+        self.gate = None
+        self.decoder.max_frame_bytes = min(MAX_FRAME_BEFORE_LOGIN_BYTES, self.shard.limits.max_frame_bytes)
+        self._set_plain()
+
+    # ------------------------------------------------------------ inner
+
+    def _set_plain(self) -> None:
+        self.is_plain = self.state is State.OPEN and self.gate is None and self._interceptor is None
+
+    def _watch(self) -> None:
+        if self.state is State.CLOSED:
+            return
+        events = 0 if self._read_paused else READ
+        self.shard.reactor.change(self._socket.fileno(), events | WRITE if self._wants_write else events)

@@ -1,0 +1,389 @@
+"""A shard: one thread, one trio.run, one nursery, and the sessions that were dealt to it.
+
+The tick (`reactor.py` calls both ends of it): first the batches that have become durable release their frames, then every
+ready socket is read and its frames are dispatched; at the end the journal may commit what the tick wrote, and every
+outbox that got something is written. Work is batched by the tick, so the cost of a message falls as load grows.
+"""
+
+from __future__ import annotations
+
+import random
+import socket
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from imserver.errors import StorageUnavailable
+from imserver.journal import DURABLE, OPEN, Batch, Held, Journal, Write
+from imserver.log import get_logger
+from imserver.protocol.body import encode_frame
+from imserver.protocol.frame import JSON
+from imserver.reactor import Reactor
+from imserver.router import Router, refusal_of
+from imserver.section import Section
+from imserver.session import GOAWAY, Session
+from imserver.wheel import RESOLUTION_S, Wheel
+
+if TYPE_CHECKING:
+    from imserver.cache import Cache
+    from imserver.clock import Clock
+    from imserver.commands import CommandTable
+    from imserver.config import Config
+    from imserver.conversations import Conversation, Conversations, Draft, Member, Stored
+    from imserver.directory import Directory
+    from imserver.plugin_loader import Registry
+    from imserver.storage.database import Database
+    from imserver.storage.messages import MessageStore
+
+#: What one read takes from one socket at most, so that no socket starves the others.
+READ_BYTES = 64 * 1024
+#: Calls from other shards that may wait; beyond it a push makes its session a slow consumer.
+_MAILBOX_MAX = 100_000
+
+
+class _Conditional:
+    """An answer whose handler wrote SQL units: it becomes an error if one of them failed."""
+
+    __slots__ = ("rid", "writes")
+
+    def __init__(self, rid: int, writes: Sequence[Write]) -> None:
+        self.rid = rid
+        self.writes = writes
+
+
+class Shard:
+    """See the module. `post` and `wake` may be called from any thread; everything else belongs to the shard's own."""
+
+    def __init__(
+        self,
+        index: int,
+        *,
+        config: Config,
+        clock: Clock,
+        journal: Journal,
+        conversations: Conversations,
+        directory: Directory,
+        database: Database,
+        store: MessageStore,
+        registry: Registry,
+        table: CommandTable,
+        caches: Mapping[str, Cache],
+    ) -> None:
+        self.index = index
+        self.config = config
+        self.limits = config.limits
+        self.heartbeat_s = config.tcp.heartbeat_s
+        self.clock = clock
+        self.journal = journal
+        self.conversations = conversations
+        self.directory = directory
+        self.database = database
+        self.store = store
+        self.random = random.Random()
+        self.log = get_logger("shard").bind(shard=index)
+        #: Monotonic seconds at the begin of the tick.
+        self.now = clock.monotonic()
+        self.reactor = Reactor(self._begin_tick, self._end_tick, lambda: journal.is_full)
+        self.wheel = Wheel(self.now)
+        self.section = Section(journal, conversations, index)
+        self.read_buffer = bytearray(READ_BYTES)
+        self.read_view = memoryview(self.read_buffer)
+        self.sessions: set[Session] = set()
+        #: Outboxes that got something in this tick.
+        self.dirty: list[Session] = []
+        #: Batches that hold, or may come to hold, frames of this shard; oldest first.
+        self.waiting: deque[Batch] = deque()
+        self._mailbox: deque[Callable[[], None]] = deque()
+        self._durable_waiters: dict[int, list[trio.Event]] = {}
+        self._nursery: trio.Nursery | None = None
+        self.worker_limiter = trio.CapacityLimiter(8)
+        self.router = Router(self, registry, table, caches)
+
+    # ------------------------------------------------------------ life
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self.reactor.run)
+            nursery.start_soon(self._keep_time)
+            task_status.started()
+
+    def start_soon(self, task: Callable[..., Awaitable[object]], *args: Any) -> None:
+        """A task in this shard's nursery; it must not raise."""
+        assert self._nursery is not None
+        self._nursery.start_soon(task, *args)
+
+    def start_plugin_task(self, log: Any, task: Callable[..., Awaitable[object]], *args: Any) -> None:
+        """A plugin's background task: what it raises is logged."""
+
+        async def guarded() -> None:
+            try:
+                await task(*args)
+            except Exception:
+                log.exception("task_fault", task=getattr(task, "__qualname__", repr(task)))
+
+        self.start_soon(guarded)
+
+    def accept(self, sock: socket.socket, address: str) -> None:
+        """A new connection. Its socket is non-blocking."""
+        session = Session(self, sock, address)
+        self.sessions.add(session)
+        self.router.connected(session)
+
+    def forget(self, session: Session) -> None:
+        """A connection is gone."""
+        self.sessions.discard(session)
+        self.directory.dismiss(session.address)
+
+    @property
+    def is_quiet(self) -> bool:
+        """Nothing runs, nothing waits to be written."""
+        return not (self.waiting or self.dirty or self._mailbox) and all(
+            not session.in_flight and not session.out for session in list(self.sessions)
+        )
+
+    def begin_drain(self) -> None:
+        """Tell all clients that the server stops; refuse what they ask from now on."""
+        self.router.is_draining = True
+        fields = {"code": 503, "error": "draining", "message": "the server is stopping; reconnect", "retry_after_ms": 1000}
+        for session in self.sessions:
+            session.send(encode_frame(GOAWAY, fields, (session.flags or 0) & JSON))
+
+    def go_away(self) -> None:
+        """Close every session once its outbox is written."""
+        for session in list(self.sessions):
+            session.go_away_silently()
+
+    def close(self) -> None:
+        """Close the sockets that are left; the loop has ended."""
+        for session in list(self.sessions):
+            session.lose()
+        self.reactor.close()
+
+    async def _keep_time(self) -> None:
+        while True:
+            await trio.sleep(RESOLUTION_S)
+            self.now = self.clock.monotonic()
+            self.wheel.advance(self.now)
+            self.end_of_turn()
+
+    # ------------------------------------------------------------ the tick
+
+    def _begin_tick(self) -> None:
+        self.now = self.clock.monotonic()
+        mailbox = self._mailbox
+        for _ in range(len(mailbox)):
+            mailbox.popleft()()
+        waiting = self.waiting
+        while waiting and waiting[0].state != OPEN:
+            with self.journal.lock:  # another shard may be about to add to the newest one
+                batch = waiting.popleft()
+            self._release(batch)
+
+    def _end_tick(self) -> None:
+        self.journal.submit()
+        dirty = self.dirty
+        if dirty:
+            self.dirty = []
+            for session in dirty:
+                session.flush()
+
+    def end_of_turn(self) -> None:
+        """A task has written or queued something outside of a tick."""
+        if self.dirty or self.journal.is_dirty:
+            self.reactor.wake()
+
+    def _release(self, batch: Batch) -> None:
+        frames = batch.frames[self.index]
+        if batch.state == DURABLE:
+            if batch.writes:
+                frames = [_resolve(held) for held in frames]
+            dirty = self.dirty
+            for session, frame, what in frames:
+                if session.is_plain:
+                    session.out.append(frame)
+                    session.out_bytes += len(frame)
+                    if not session.is_dirty:
+                        session.is_dirty = True
+                        dirty.append(session)
+                else:
+                    session.deliver_released(frame, what)
+        else:
+            for session, frame, what in frames:
+                if isinstance(what, _Conditional):
+                    what = what.rid
+                if isinstance(what, int):
+                    session.deliver_released(refusal_of(frame, what), what)
+        for write in batch.writes:
+            if write.shard_index == self.index and write.on_done is not None:
+                write.on_done()
+        for event in self._durable_waiters.pop(batch.number, ()):
+            event.set()
+        if batch.state == DURABLE and batch.messages[self.index]:
+            self.router.after_commit(batch.messages[self.index])
+
+    # ------------------------------------------------------------ frames that wait
+
+    @property
+    def newest_batch(self) -> Batch | None:
+        """What is made now may rest on this batch; None: on nothing that is not durable."""
+        return self.waiting[-1] if self.waiting else None
+
+    def hold(self, session: Session, frame: bytes, rid: int, writes: Sequence[Write] | None) -> None:
+        """Send an answer when everything that its handler could have seen or written is durable."""
+        if self.waiting:
+            self.waiting[-1].frames[self.index].append((session, frame, _Conditional(rid, writes) if writes else rid))
+        else:
+            session.send(frame)
+
+    async def wait_durable(self) -> None:
+        """Wait until all that is in memory now is durable.
+
+        Raises:
+            StorageUnavailable: it could not be.
+        """
+        if self.waiting:
+            await self.wait_batch(self.waiting[-1])
+
+    async def wait_batch(self, batch: Batch) -> None:
+        """Wait for one batch; see `wait_durable`."""
+        if batch in self.waiting:
+            event = trio.Event()
+            self._durable_waiters.setdefault(batch.number, []).append(event)
+            self.end_of_turn()
+            await event.wait()
+        if batch.state != DURABLE:
+            raise StorageUnavailable(str(batch.error))
+
+    # ------------------------------------------------------------ pushes
+
+    def push(self, user_ids: Iterable[str], command: int, body: Any, except_session: Session | None) -> None:
+        """Send a push to all sessions of these users when all that memory knows is durable."""
+        if not self.waiting:
+            self.push_committed(user_ids, command, body, except_session)
+            return
+        by_user = self.directory.by_user
+        held = self.waiting[-1].frames[self.index]
+        encoded: dict[int | None, bytes] = {}
+        for user_id in user_ids:
+            for session in by_user.get(user_id, ()):
+                if session is except_session:
+                    continue
+                frame = encoded.get(session.flags)
+                if frame is None:
+                    frame = encoded[session.flags] = encode_frame(command, body, session.flags or 0)
+                if session.shard is self:
+                    held.append((session, frame, body))
+                else:
+                    session.shard.hold_from_elsewhere(session, frame, body)
+
+    def push_committed(
+        self, user_ids: Iterable[str], command: int, body: Any, except_session: Session | None
+    ) -> None:
+        """Send a push that rests on committed data alone."""
+        by_user = self.directory.by_user
+        encoded: dict[int | None, bytes] = {}
+        for user_id in user_ids:
+            for session in by_user.get(user_id, ()):
+                if session is except_session:
+                    continue
+                frame = encoded.get(session.flags)
+                if frame is None:
+                    frame = encoded[session.flags] = encode_frame(command, body, session.flags or 0)
+                if session.shard is self:
+                    session.deliver_released(frame, body) if not session.is_plain else session.send(frame)
+                else:
+                    session.shard.post_push(session, frame, body)
+        self.end_of_turn()
+
+    def hold_from_elsewhere(self, session: Session, frame: bytes, body: object) -> None:
+        """Another shard made a push for a session of this one, from what is not yet durable. From any thread."""
+        with self.journal.lock:
+            if self.waiting:
+                self.waiting[-1].frames[self.index].append((session, frame, body))
+                return
+        self.post_push(session, frame, body)
+
+    def post_push(self, session: Session, frame: bytes, body: object) -> None:
+        """Another shard made a push for a session of this one. From any thread."""
+        if len(self._mailbox) > _MAILBOX_MAX:
+            session.is_revoked = True
+            return
+        self.post(lambda: session.deliver_released(frame, body))
+
+    # ------------------------------------------------------------ from other threads
+
+    def post(self, call: Callable[[], None]) -> None:
+        """Run a call in this shard's thread, in the order of the posts. It must not raise."""
+        self._mailbox.append(call)
+        self.reactor.wake()
+
+    def wake(self) -> None:
+        """See `imserver.journal.Member.wake`."""
+        self.reactor.wake()
+
+    # ------------------------------------------------------------ writing
+
+    def append(self, conversation: Conversation, draft: Draft) -> Stored:
+        """Store a message; see `Conversations.append`."""
+        section = self.section
+        section.enter()
+        try:
+            return self.conversations.append(
+                conversation, draft, self.journal.current.messages[self.index]
+            )
+        finally:
+            section.leave()
+
+    def next_snowflake(self) -> int:
+        """An id of its own for something that is not stored."""
+        self.section.enter()
+        try:
+            return self.conversations.next_snowflake()
+        finally:
+            self.section.leave()
+
+    def mark_read(self, conversation: Conversation, member: Member, seq: int) -> bool:
+        """Move a read cursor; see `Conversations.mark_read`."""
+        self.section.enter()
+        try:
+            return self.conversations.mark_read(conversation, member, seq)
+        finally:
+            self.section.leave()
+
+    def fold_cursors(self) -> None:
+        """Write the read cursors that own messages moved; see `Conversations.collect_dirty_cursors`."""
+        self.section.enter()
+        try:
+            rows, through = self.conversations.collect_dirty_cursors()
+            if through:
+                write = self.write(self.store.cursor_statements(rows, through))
+                write.on_done = lambda: self.conversations.refold() if write.error is not None else None
+        finally:
+            self.section.leave()
+
+    def write(self, statements: Sequence[tuple[str, Any]]) -> Write:
+        """One atomic unit of SQL in the open batch."""
+        write = Write(statements, self.index)
+        self.section.enter()
+        try:
+            batch = self.journal.open_batch()
+            batch.writes.append(write)
+            batch.rows += len(statements)
+        finally:
+            self.section.leave()
+        self.end_of_turn()
+        return write
+
+
+def _resolve(held: Held) -> Held:
+    """An answer as it is now that the fate of its handler's units is known."""
+    session, frame, what = held
+    if not isinstance(what, _Conditional):
+        return held
+    if any(write.error is not None for write in what.writes):
+        return session, refusal_of(frame, what.rid), what.rid
+    return session, frame, what.rid

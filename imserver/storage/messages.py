@@ -1,0 +1,328 @@
+"""What is read and written of conversations, members and messages: all SQL of the core's tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from imserver.conversations import LoadedConversation, read_extra
+from imserver.protocol.body import decode_msgpack
+from imserver.protocol.message import Message
+from imserver.snowflake import sent_at_ms
+from imserver.storage.database import Database, Query, Row
+
+_MESSAGE = "id, seq, rev, sender, client_id, type, body, extra"
+
+
+@attrs.frozen
+class SyncRow:
+    """One conversation in the answer to SYNC, as of one read transaction."""
+
+    conversation_id: str
+    kind: str
+    last_seq: int
+    last_rev: int
+    read_seq: int
+    delivered_seq: int
+    unread: int
+    change: int
+    last_message: Message | None
+
+
+@attrs.frozen
+class History:
+    """A page of a conversation and what there is of it for this member."""
+
+    messages: list[Message]
+    first_seq: int  # 0: there is nothing
+    last_seq: int
+
+
+@attrs.frozen
+class Missed:
+    """A conversation with messages that a device has not confirmed."""
+
+    conversation_id: str
+    number: int
+    after_seq: int
+    last_seq: int
+
+
+def _message(conversation_id: str, row: Row) -> Message:
+    snowflake, seq, rev, sender, client_id, message_type, body, extra = row
+    reply_to, mentions, expires_at = read_extra(extra)
+    return Message(
+        conversation_id,
+        seq,
+        rev,
+        f"{snowflake:016x}",
+        client_id,
+        sender,
+        sent_at_ms(snowflake),
+        message_type,
+        decode_msgpack(body),
+        reply_to,
+        mentions,
+        expires_at,
+    )
+
+
+class MessageStore:
+    """Reads of committed data; each method is one read transaction in a worker thread."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    # ------------------------------------------------------------ start
+
+    def last_snowflake(self) -> int:
+        """The largest id or change number that was ever written."""
+        rows = self._database.read_now(
+            "SELECT max(coalesce((SELECT max(id) FROM messages), 0), coalesce((SELECT max(changed) FROM members), 0), "
+            "coalesce((SELECT max(changed) FROM conversations), 0), "
+            "coalesce((SELECT value FROM meta WHERE key = 'folded'), 0))"
+        )
+        return int(rows[0][0])
+
+    def last_conversation(self) -> int:
+        """The largest conversation number."""
+        return int(self._database.read_now("SELECT coalesce(max(number), 0) FROM conversations")[0][0])
+
+    # ------------------------------------------------------------ conversations
+
+    async def load(self, conversation_id: str, keys_since: int) -> LoadedConversation | None:
+        """A conversation for memory: see `imserver.conversations.ConversationLoader`."""
+
+        def read(query: Query) -> LoadedConversation | None:
+            found = query("SELECT number, kind FROM conversations WHERE conversation_id = ?", (conversation_id,))
+            if not found:
+                return None
+            number, kind = found[0]
+            last_seq, last_rev = _last(query, number)
+            own = dict(
+                query(
+                    "SELECT sender, max(seq) FROM messages WHERE id > ? AND +conversation = ? GROUP BY sender",
+                    (_folded(query), number),
+                )
+            )
+            members = [
+                (user_id, joined, max(read_seq, own.get(user_id, 0)), hidden)
+                for user_id, joined, read_seq, hidden in query(
+                    "SELECT user_id, joined_seq, read_seq, hidden_seq FROM members WHERE conversation = ?", (number,)
+                )
+            ]
+            silent = query(
+                "SELECT seq FROM messages WHERE conversation = ? AND silent IS NOT NULL ORDER BY seq", (number,)
+            )
+            recent: list[Row] = []
+            before = last_seq + 1
+            while before > 1:
+                page = query(
+                    "SELECT sender, client_id, seq, id, type, body FROM messages "
+                    "WHERE conversation = ? AND seq < ? ORDER BY seq DESC LIMIT 1000",
+                    (number, before),
+                )
+                recent += [row for row in page if row[3] >= keys_since]
+                if not page or page[-1][3] < keys_since:
+                    break
+                before = page[-1][2]
+            recent.reverse()
+            return LoadedConversation(number, kind, last_seq, last_rev, members, [seq for (seq,) in silent], recent)
+
+        return await self._database.read_transaction(read)
+
+    async def history(
+        self, conversation_id: str, first_visible: int, after_seq: int | None, before_seq: int | None, limit: int
+    ) -> History:
+        """A page, ascending by `seq`: behind `after_seq`, else before `before_seq`, else the newest.
+
+        Args:
+            first_visible: nothing up to this `seq` is shown.
+        """
+
+        def read(query: Query) -> History:
+            found = query("SELECT number FROM conversations WHERE conversation_id = ?", (conversation_id,))
+            if not found:
+                return History([], 0, 0)
+            number = found[0][0]
+            if after_seq is not None:
+                rows = query(
+                    f"SELECT {_MESSAGE} FROM messages WHERE conversation = ? AND seq > ? AND seq < ? ORDER BY seq LIMIT ?",
+                    (number, max(after_seq, first_visible), _BEYOND if before_seq is None else before_seq, limit),
+                )
+            else:
+                rows = query(
+                    f"SELECT {_MESSAGE} FROM messages WHERE conversation = ? AND seq > ? AND seq < ? "
+                    "ORDER BY seq DESC LIMIT ?",
+                    (number, first_visible, _BEYOND if before_seq is None else before_seq, limit),
+                )
+                rows.reverse()
+            last_seq, _ = _last(query, number)
+            first = query(
+                "SELECT min(seq) FROM messages WHERE conversation = ? AND seq > ?", (number, first_visible)
+            )[0][0]
+            messages = [_message(conversation_id, row) for row in rows]
+            return History(messages, first or 0, last_seq if first else 0)
+
+        return await self._database.read_transaction(read)
+
+    async def changes(
+        self, conversation_id: str, first_visible: int, since_rev: int, limit: int
+    ) -> tuple[list[Message], int]:
+        """What changed after `since_rev`, in `rev` order, at most `limit`; and the conversation's newest `rev`."""
+
+        def read(query: Query) -> tuple[list[Message], int]:
+            found = query("SELECT number FROM conversations WHERE conversation_id = ?", (conversation_id,))
+            if not found:
+                return [], 0
+            number = found[0][0]
+            # As long as the only change of a message is its coming, `rev` equals `seq` and one index serves both.
+            rows = query(
+                f"SELECT {_MESSAGE} FROM messages WHERE conversation = ? AND seq > ? ORDER BY seq LIMIT ?",
+                (number, max(since_rev, first_visible), limit),
+            )
+            return [_message(conversation_id, row) for row in rows], _last(query, number)[1]
+
+        return await self._database.read_transaction(read)
+
+    async def sync(self, user_id: str, cursor: int, limit: int) -> tuple[list[SyncRow], bool]:
+        """This user's conversations that changed after the change number `cursor`, oldest change first.
+
+        Returns:
+            At most `limit` rows, and whether there are more.
+        """
+
+        def read(query: Query) -> tuple[list[SyncRow], bool]:
+            own = dict(
+                query(
+                    "SELECT conversation, max(seq) FROM messages WHERE id > ? AND sender = ? GROUP BY conversation",
+                    (_folded(query), user_id),
+                )
+            )
+            changed = query(
+                "SELECT m.conversation, c.conversation_id, c.kind, m.joined_seq, m.read_seq, m.hidden_seq, "
+                "max(m.changed, c.changed, coalesce((SELECT id FROM messages WHERE conversation = m.conversation "
+                "ORDER BY seq DESC LIMIT 1), 0)) AS change "
+                "FROM members m JOIN conversations c ON c.number = m.conversation WHERE m.user_id = ? ORDER BY change",
+                (user_id,),
+            )
+            page = [row for row in changed if row[6] > cursor]
+            delivered = dict(
+                query("SELECT conversation, max(seq) FROM deliveries WHERE user_id = ? GROUP BY conversation", (user_id,))
+            )
+            rows = []
+            for number, conversation_id, kind, joined, read_seq, hidden, change in page[:limit]:
+                last = query(
+                    f"SELECT {_MESSAGE} FROM messages WHERE conversation = ? ORDER BY seq DESC LIMIT 1", (number,)
+                )
+                last_message = _message(conversation_id, last[0]) if last else None
+                last_seq = last_message.seq if last_message else 0
+                start = max(read_seq, own.get(number, 0), joined, hidden)
+                silent = query(
+                    "SELECT count(*) FROM messages WHERE conversation = ? AND seq > ? AND silent IS NOT NULL",
+                    (number, start),
+                )[0][0]
+                rows.append(
+                    SyncRow(
+                        conversation_id,
+                        kind,
+                        last_seq,
+                        _last(query, number)[1],
+                        max(read_seq, own.get(number, 0)),
+                        delivered.get(number, 0),
+                        max(0, last_seq - start - silent),
+                        change,
+                        last_message if last_seq > max(joined, hidden) else None,
+                    )
+                )
+            return rows, len(page) > limit
+
+        return await self._database.read_transaction(read)
+
+    # ------------------------------------------------------------ delivery to a device
+
+    async def missed(self, user_id: str, device_id: str) -> list[Missed]:
+        """The conversations with messages of others that this device has not confirmed, longest waiting first."""
+
+        def read(query: Query) -> list[Missed]:
+            rows = query(
+                "SELECT c.conversation_id, m.conversation, max(m.joined_seq, m.hidden_seq, coalesce(d.seq, 0)) AS after, "
+                "coalesce((SELECT max(seq) FROM messages WHERE conversation = m.conversation), 0) AS last "
+                "FROM members m JOIN conversations c ON c.number = m.conversation "
+                "LEFT JOIN deliveries d ON d.user_id = m.user_id AND d.device_id = ? AND d.conversation = m.conversation "
+                "WHERE m.user_id = ? ORDER BY m.conversation",
+                (device_id, user_id),
+            )
+            return [Missed(*row) for row in rows if row[3] > row[2]]
+
+        return await self._database.read_transaction(read)
+
+    async def messages_after(self, conversation_id: str, number: int, after_seq: int, limit: int) -> list[Message]:
+        """The next messages of a conversation, ascending."""
+        rows = await self._database.read(
+            f"SELECT {_MESSAGE} FROM messages WHERE conversation = ? AND seq > ? ORDER BY seq LIMIT ?",
+            (number, after_seq, limit),
+        )
+        return [_message(conversation_id, row) for row in rows]
+
+    # ------------------------------------------------------------ writes, as units for the journal
+
+    @staticmethod
+    def cursor_statements(rows: list[tuple[int, str, int]] | None, through: int) -> list[tuple[str, Any]]:
+        """Write the read cursors that own messages moved, and that they hold through this Snowflake.
+
+        Args:
+            rows: (conversation number, user, read_seq); None: work them out from the messages.
+        """
+        statements: list[tuple[str, Any]] = []
+        if rows is None:
+            statements.append(
+                (
+                    "UPDATE members SET read_seq = max(read_seq, own.seq) FROM ("
+                    "SELECT conversation, sender, max(seq) AS seq FROM messages WHERE id > "
+                    "coalesce((SELECT value FROM meta WHERE key = 'folded'), 0) GROUP BY conversation, sender) AS own "
+                    "WHERE members.conversation = own.conversation AND members.user_id = own.sender",
+                    (),
+                )
+            )
+        for start in range(0, len(rows or ()), _CURSORS_PER_STATEMENT):
+            part = (rows or [])[start : start + _CURSORS_PER_STATEMENT]
+            values = ",".join(["(?,?,?)"] * len(part))
+            statements.append(
+                (
+                    f"WITH own(conversation, user_id, seq) AS (VALUES {values}) "
+                    "UPDATE members SET read_seq = max(read_seq, own.seq) FROM own "
+                    "WHERE members.conversation = own.conversation AND members.user_id = own.user_id",
+                    [value for row in part for value in row],
+                )
+            )
+        statements.append(("INSERT OR REPLACE INTO meta VALUES ('folded', ?)", (through,)))
+        return statements
+
+    @staticmethod
+    def delivery_statement(user_id: str, device_id: str, rows: list[tuple[int, int]]) -> tuple[str, Any]:
+        """Write what a device has confirmed: (conversation number, seq); a cursor never goes back."""
+        values = ",".join(["(?,?,?,?)"] * len(rows))
+        return (
+            f"INSERT INTO deliveries (user_id, device_id, conversation, seq) VALUES {values} "
+            "ON CONFLICT DO UPDATE SET seq = max(seq, excluded.seq)",
+            [value for number, seq in rows for value in (user_id, device_id, number, seq)],
+        )
+
+
+_BEYOND = 1 << 62
+_CURSORS_PER_STATEMENT = 5000
+
+
+def _folded(query: Query) -> int:
+    """Up to this Snowflake, every sender's own messages are in the table of members."""
+    rows = query("SELECT value FROM meta WHERE key = 'folded'")
+    return int(rows[0][0]) if rows else 0
+
+
+def _last(query: Callable[..., list[Row]], number: int) -> tuple[int, int]:
+    """The newest `seq` and `rev` of a conversation."""
+    rows = query("SELECT seq, rev FROM messages WHERE conversation = ? ORDER BY seq DESC LIMIT 1", (number,))
+    return rows[0] if rows else (0, 0)

@@ -1,0 +1,89 @@
+"""Numbered SQL scripts, run at start in one transaction; a database newer than the program is refused."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import apsw
+
+from imserver.errors import StartError
+
+#: "IMSV": tells our files from other programs' (PRAGMA application_id).
+APPLICATION_ID = 0x494D5356
+
+#: The tables of the core. The first script is number 1; never change a released one, add another.
+CORE = (
+    """
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value ANY) STRICT, WITHOUT ROWID;
+
+    -- changed: the change number (a Snowflake) of the last change that is no new message
+    CREATE TABLE conversations (
+        number INTEGER PRIMARY KEY, conversation_id TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, changed INTEGER NOT NULL
+    ) STRICT;
+
+    CREATE TABLE members (
+        conversation INTEGER NOT NULL, user_id TEXT NOT NULL, joined_seq INTEGER NOT NULL, read_seq INTEGER NOT NULL,
+        hidden_seq INTEGER NOT NULL, changed INTEGER NOT NULL, PRIMARY KEY (conversation, user_id)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX members_by_user ON members (user_id, conversation);
+
+    -- id: the Snowflake, so rows are appended in order; silent: 1 for what nobody's unread counts, else null
+    CREATE TABLE messages (
+        id INTEGER PRIMARY KEY, conversation INTEGER NOT NULL, seq INTEGER NOT NULL, rev INTEGER NOT NULL,
+        silent INTEGER, sender TEXT NOT NULL, client_id TEXT NOT NULL, type TEXT NOT NULL, body BLOB NOT NULL, extra BLOB
+    ) STRICT;
+    CREATE UNIQUE INDEX messages_in_order ON messages (conversation, seq);
+    CREATE INDEX messages_silent ON messages (conversation, seq) WHERE silent IS NOT NULL;
+
+    CREATE TABLE deliveries (
+        user_id TEXT NOT NULL, device_id TEXT NOT NULL, conversation INTEGER NOT NULL, seq INTEGER NOT NULL,
+        PRIMARY KEY (user_id, device_id, conversation)
+    ) STRICT, WITHOUT ROWID;
+    """,
+)
+
+
+def migrate(connection: apsw.Connection, owners: Mapping[str, Sequence[str]]) -> None:
+    """Bring the tables of each owner up to date.
+
+    Args:
+        owners: scripts by owner, "core" first, then plugins by name.
+
+    Raises:
+        StartError: the database was written by a newer program, or a released script was changed. Nothing is changed.
+    """
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS migrations (owner TEXT NOT NULL, number INTEGER NOT NULL, "
+            "checksum TEXT NOT NULL, PRIMARY KEY (owner, number)) STRICT, WITHOUT ROWID"
+        )
+        for owner, scripts in owners.items():
+            _migrate_owner(connection, owner, scripts)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    except BaseException:
+        if not connection.get_autocommit():
+            connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def _migrate_owner(connection: apsw.Connection, owner: str, scripts: Sequence[str]) -> None:
+    done = dict(connection.execute("SELECT number, checksum FROM migrations WHERE owner = ?", (owner,)))
+    newest = max(done, default=0)
+    if newest > len(scripts):
+        raise StartError(
+            f"the database is newer than this program: its tables of `{owner}` are at migration {newest}, this version "
+            f"knows {len(scripts)}. Run the newer version, or restore a backup from before the upgrade."
+        )
+    for number, script in enumerate(scripts, start=1):
+        checksum = hashlib.sha256(script.encode()).hexdigest()[:16]
+        if number not in done:
+            connection.execute(script)
+            connection.execute("INSERT INTO migrations VALUES (?, ?, ?)", (owner, number, checksum))
+        elif done[number] != checksum:
+            raise StartError(
+                f"migration {number} of `{owner}` is not the one that this database was made with; "
+                f"a released script must never change: add another one instead."
+            )

@@ -1,0 +1,113 @@
+"""The plugin itself: its commands, each one line to where it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from attrs import frozen
+
+from imserver.plugin import ANYONE, Meta, Plugin, PluginError, command
+from imserver_plugins.user import accounts, background, login, profiles, requests, sessions, store
+from imserver_plugins.user.state import State, make_state
+
+if TYPE_CHECKING:
+    from imserver.plugin import AppContext, Context
+
+
+@frozen
+class UserSettings:
+    """`[plugins.user]`."""
+
+    #: A session that is not used for so long is over: its refresh token expires.
+    refresh_ttl_days: Annotated[int, Meta(ge=1, le=3650)] = 60
+
+
+class UserPlugin(Plugin):
+    """Users, their sessions and devices: commands 1001 to 1011."""
+
+    name = "user"
+    Settings = UserSettings
+    migrations: ClassVar[Sequence[str]] = store.MIGRATIONS
+
+    def __init__(self) -> None:
+        self._state: State | None = None
+
+    @property
+    def state(self) -> State:
+        """What the commands share; there from `on_start` on."""
+        if self._state is None:
+            raise PluginError("the user plugin was not started")
+        return self._state
+
+    async def on_start(self, ctx: AppContext) -> None:
+        """Read the secret, and begin to follow what the command line changes."""
+        self._state = make_state(ctx)
+        ctx.start_soon(background.run, self._state, ctx, await store.last_change(ctx.db))
+
+    async def on_stop(self, ctx: AppContext) -> None:
+        """Write down when the last sessions were seen."""
+        await background.write_last_seen(self.state, ctx)
+
+    def on_disconnect(self, ctx: Context) -> None:
+        """Remember when a session was last seen."""
+        session = ctx.session
+        if session.user_id is None:
+            return
+        if self.state.foreign_tokens.pop(session.session_id, None) is None:
+            self.state.last_seen.disconnected(session.session_id, ctx.clock.now_ms())
+
+    @command(1001, request=requests.Register, allow=ANYONE)
+    async def register(self, ctx: Context, request: requests.Register) -> dict[str, Any]:
+        """Make a user."""
+        return await accounts.register(self.state, ctx, request)
+
+    @command(1002, request=requests.Login, allow=ANYONE)
+    async def login(self, ctx: Context, request: requests.Login) -> dict[str, Any]:
+        """Log in by a password."""
+        return await login.log_in(self.state, ctx, request)
+
+    @command(1003, request=requests.Auth, allow=ANYONE)
+    async def auth(self, ctx: Context, request: requests.Auth) -> dict[str, Any]:
+        """Log in by a token."""
+        return await login.authenticate(self.state, ctx, request)
+
+    @command(1004, request=requests.Refresh, allow=ANYONE)
+    async def refresh(self, ctx: Context, request: requests.Refresh) -> dict[str, Any]:
+        """Exchange a refresh token for new tokens."""
+        return await login.refresh(self.state, ctx, request)
+
+    @command(1005, request=requests.Logout)
+    async def logout(self, ctx: Context, request: requests.Logout) -> dict[str, Any]:
+        """End this session, or all of the user's."""
+        return await sessions.log_out(self.state, ctx, request)
+
+    @command(1006, request=requests.GetUser)
+    async def get_user(self, ctx: Context, request: requests.GetUser) -> dict[str, Any]:
+        """Profiles of users."""
+        return await profiles.get_user(ctx, request)
+
+    @command(1007, request=requests.UpdateProfile)
+    def update_profile(self, ctx: Context, request: requests.UpdateProfile) -> dict[str, Any]:
+        """Change one's own profile."""
+        return profiles.update_profile(ctx, request)
+
+    @command(1008, request=requests.ChangePassword)
+    async def change_password(self, ctx: Context, request: requests.ChangePassword) -> dict[str, Any]:
+        """Change one's own password; one's other sessions end."""
+        return await accounts.change_password(self.state, ctx, request)
+
+    @command(1009, request=requests.SearchUsers)
+    async def search_users(self, ctx: Context, request: requests.SearchUsers) -> dict[str, Any]:
+        """Find users by the beginning of their id or nickname."""
+        return await profiles.search_users(ctx, request)
+
+    @command(1010)
+    async def list_devices(self, ctx: Context, request: Any) -> dict[str, Any]:
+        """One's own sessions."""
+        return await sessions.list_devices(self.state, ctx)
+
+    @command(1011, request=requests.KickDevice)
+    async def kick_device(self, ctx: Context, request: requests.KickDevice) -> dict[str, Any]:
+        """End another of one's own sessions."""
+        return await sessions.kick_device(self.state, ctx, request)

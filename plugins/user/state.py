@@ -1,0 +1,155 @@
+"""What the commands of this plugin share: one object for the whole process, used from every shard's thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, TypeVar
+
+import trio
+from attrs import define, field, frozen
+
+from imserver.plugin import auth
+from imserver_plugins.user.store import Seen
+
+if TYPE_CHECKING:
+    from imserver.plugin import AppContext, Context
+
+_T = TypeVar("_T")
+
+
+class Revocations:
+    """Counts revocations, so that a login that races with one notices.
+
+    A revocation is durable first, then counted, then closes what is in the directory. A login remembers the count,
+    reads the database, enters the directory, and compares the count: whichever way the two interleave, one of them sees
+    the other.
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._lock = threading.Lock()
+
+    @property
+    def count(self) -> int:
+        """How many there were."""
+        return self._count
+
+    def add(self) -> None:
+        """One more, which is durable already."""
+        with self._lock:
+            self._count += 1
+
+
+class LastSeen:
+    """When sessions were last connected: collected here, written by the background task many at once."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, Seen] = {}
+        self._lock = threading.Lock()
+
+    def connected(self, session_id: str, now_ms: int, address: str) -> None:
+        """A session was bound to a connection."""
+        with self._lock:
+            self._seen[session_id] = Seen(session_id, now_ms, now_ms, address)
+
+    def disconnected(self, session_id: str, now_ms: int) -> None:
+        """A session's connection is gone."""
+        with self._lock:
+            known = self._seen.get(session_id)
+            connected_at, address = (None, None) if known is None else (known.connected_at, known.address)
+            self._seen[session_id] = Seen(session_id, now_ms, connected_at, address)
+
+    def take(self) -> list[Seen]:
+        """What has been collected since the last call."""
+        with self._lock:
+            seen, self._seen = self._seen, {}
+            return list(seen.values())
+
+    def put_back(self, seen: list[Seen]) -> None:
+        """It could not be written: keep it for the next time, unless there is something newer."""
+        with self._lock:
+            self._seen = {one.session_id: one for one in seen} | self._seen
+
+
+@frozen
+class ForeignToken:
+    """The integrator's token that a live session came by."""
+
+    token_hash: bytes
+    expires_at_ms: int
+    issued_at_ms: int | None
+
+    def is_older_than(self, tokens_from_ms: int) -> bool:
+        """Whether its user has logged out everywhere since it was issued; `iat` has whole seconds."""
+        return self.issued_at_ms is not None and self.issued_at_ms + 999 < tokens_from_ms
+
+
+@define
+class State:
+    """See the module."""
+
+    tokens: auth.AccessTokens
+    passwords: auth.PasswordHasher
+    guesses: auth.GuessThrottle
+    #: Registrations per address; None: no limit.
+    registrations: auth.Gcra | None
+    #: Addresses without limits per address.
+    exempt: auth.AddressSet
+    token_ttl_ms: int
+    refresh_ttl_ms: int
+    heartbeat_ms: int
+    #: 0: no limit.
+    sessions_per_user: int
+    is_registration_open: bool
+    revocations: Revocations = field(factory=Revocations)
+    last_seen: LastSeen = field(factory=LastSeen)
+    #: By session_id; live sessions alone.
+    foreign_tokens: dict[str, ForeignToken] = field(factory=dict)
+
+    def limited_address(self, address: str) -> str | None:
+        """The address as the limits per address count it; None: exempt."""
+        return None if address in self.exempt else auth.address_key(address)
+
+    def is_foreign_and_good(self, session_id: str, connected_at_ms: int, tokens_from_ms: int) -> bool:
+        """Whether a live session came by an integrator's token, and since its user last logged out everywhere."""
+        token = self.foreign_tokens.get(session_id)
+        if token is None or token.is_older_than(tokens_from_ms):
+            return False
+        return token.issued_at_ms is not None or connected_at_ms >= tokens_from_ms
+
+
+def make_state(ctx: AppContext) -> State:
+    """Read the configuration and the secret.
+
+    Raises:
+        ConfigError, StartError: the secret is none; see `auth.load_secret`.
+    """
+    config = ctx.config
+    per_hour = config.limits.registrations_per_hour
+    return State(
+        tokens=auth.AccessTokens(auth.load_secret(config.auth.secret_file)),
+        passwords=auth.PasswordHasher(),
+        guesses=auth.GuessThrottle(),
+        registrations=auth.Gcra(per_hour, 3600) if per_hour else None,
+        exempt=auth.AddressSet(config.limits.exempt_addresses),
+        token_ttl_ms=round(config.auth.token_ttl_s * 1000),
+        refresh_ttl_ms=ctx.settings.refresh_ttl_days * 86_400_000,
+        heartbeat_ms=round(config.tcp.heartbeat_s * 1000),
+        sessions_per_user=config.limits.sessions_per_user,
+        is_registration_open=config.auth.registration == "open",
+    )
+
+
+async def durable(write: Awaitable[_T]) -> _T:
+    """Wait for a write even if the request is cancelled (its client has gone): what follows from it must be done."""
+    with trio.CancelScope(shield=True):
+        result = await write
+    return result
+
+
+def user_of(ctx: Context) -> str:
+    """The user of a session that is logged in."""
+    user_id = ctx.session.user_id
+    assert user_id is not None  # the router lets nobody else in
+    return user_id
