@@ -394,7 +394,7 @@ class _Override(str):
     def items(self) -> Any:
         """The text as a list."""
         value = self.toml()
-        if isinstance(value, list) or self.lstrip().startswith("["):
+        if isinstance(value, list):
             return value
         items = [part.strip() for part in self.split(",")] if self.has_commas else [self.text()]
         return [_Override(item, source=self.source, has_commas=False) for item in items if item]
@@ -835,4 +835,4 @@ def _plain(value: Any, unit: str) -> Any:
         return value.toml()
     if isinstance(value, (int, float)) and not isinstance(value, bool) and unit:
         return format_size(int(value)) if unit == "bytes" else format_duration(value / (1000 if unit == "ms" else 1))
-    return value if isinstance(value, (bool, int, float, str)) or not hasattr(value, "__fspath__") else str(value)
+    return value if isinstance(value, (bool, int, float, str)) else str(value)

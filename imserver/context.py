@@ -90,6 +90,9 @@ class MessagesApi:
     def __init__(self, shard: Shard, context: AppContext) -> None:
         self._shard = shard
         self._context = context
+        self._section = shard.section
+        self._append = shard.conversations.append
+        self._send_hooks = context.send_hooks
 
     def append(self, conversation: Conversation, draft: Draft) -> Stored:
         """Store a message: its place in the order is fixed now, its commit follows. Runs the `before_send` hooks.
@@ -101,14 +104,21 @@ class MessagesApi:
             ImError: a hook refused it.
             NotLoaded: something is not in memory; let it pass.
         """
-        self._shard.router.before_send(self._context, draft)
-        stored = self._shard.append(conversation, draft)
+        for hook in self._send_hooks:
+            hook(self._context, draft)
+        section = self._section
+        section.enter()
+        try:
+            stored = self._append(conversation, draft, self._shard.index)
+        finally:
+            section.leave()
         self._context.has_written()
         return stored
 
     def fleeting(self, draft: Draft) -> dict[str, Any]:
         """A message that is pushed and never stored: it has an id and a time but no `seq`. Runs the `before_send` hooks."""
-        self._shard.router.before_send(self._context, draft)
+        for hook in self._send_hooks:
+            hook(self._context, draft)
         snowflake = self._shard.next_snowflake()
         message = {
             "conversation_id": draft.conversation_id,
@@ -143,19 +153,16 @@ class MessagesApi:
 
 
 class ConversationsApi:
-    """Members, cursors and look-ups of conversations."""
+    """Members, cursors and look-ups of conversations.
+
+    `require(conversation_id)` is for `def` handlers: the conversation, or None if there is none; it raises NotLoaded if it
+    is not in memory.
+    """
 
     def __init__(self, shard: Shard, context: AppContext) -> None:
         self._shard = shard
         self._context = context
-
-    def require(self, conversation_id: str) -> Conversation | None:
-        """The conversation, or None if there is none. For `def` handlers.
-
-        Raises:
-            NotLoaded: it is not in memory; let it pass.
-        """
-        return self._shard.conversations.require(conversation_id)
+        self.require = shard.conversations.require
 
     async def fetch(self, conversation_id: str) -> Conversation | None:
         """The conversation, or None if there is none. For `async def` handlers: look, do not keep it over an await."""
@@ -200,6 +207,8 @@ class AppContext:
         config, clock, random, log, cache, db, directory, messages, conversations: see their classes.
     """
 
+    _is_async = True  # what follows a write may do so after other handlers ran
+
     def __init__(self, shard: Shard, plugin: Plugin, settings: Any, cache: Cache) -> None:
         self._shard = shard
         self.plugin = plugin
@@ -211,6 +220,8 @@ class AppContext:
         self.cache = cache
         self.directory: Directory = shard.directory
         self._unfinished: Batch | None = None
+        #: The plugins' `before_send`; the router fills it in when all plugins have their contexts.
+        self.send_hooks: list[Callable[[AppContext, Draft], None]] = shard.send_hooks
         self._make_apis()
 
     def _make_apis(self) -> None:
@@ -220,7 +231,8 @@ class AppContext:
 
     def has_written(self) -> None:
         """What this context does next may rest on a batch that is not durable yet."""
-        self._unfinished = self._shard.newest_batch
+        if self._is_async:
+            self._unfinished = self._shard.newest_batch
 
     async def wait_durable(self) -> None:
         """Wait until all that was written through this context is durable.

@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
+from msgspec.structs import astuple
 
 from imserver.errors import Conflict, NotLoaded
 from imserver.journal import DURABLE, Batch
@@ -57,26 +58,13 @@ class Stored(msgspec.Struct, gc=False):
 
     conversation_id: str
     seq: int
-    snowflake: int
+    message_id: str
+    sent_at: int
     message: Message | None
 
-    @property
-    def message_id(self) -> str:
-        """The id on the wire: 16 hex digits."""
-        return f"{self.snowflake:016x}"
 
-    @property
-    def sent_at(self) -> int:
-        """Milliseconds since the Unix epoch."""
-        return sent_at_ms(self.snowflake)
-
-
-class _Key(NamedTuple):
-    """What an idempotency key stands for."""
-
-    seq: int
-    snowflake: int
-    content: int  # a hash of type and body, of this process only
+#: What an idempotency key stands for: (seq, Snowflake, a hash of type and body that is good in this process only).
+_Key = tuple[int, int, int]
 
 
 class Member:
@@ -176,14 +164,10 @@ class Conversation:
         self._keys.pop(key, None)
 
 
-class Undo(NamedTuple):
-    """One append or cursor move of the open batch, to take back if its handler fails."""
-
-    conversation: Conversation
-    member: Member | None
-    read_seq: int  # of the member, before
-    key: tuple[str, str] | None  # of the appended message; None: only a cursor moved
-    is_silent: bool = False
+#: One append or cursor move of the open batch, to take back if its handler fails: the conversation, the member and its
+#: `read_seq` before, the idempotency key of the appended message (None: only a cursor moved), and whether it is silent.
+#: A plain tuple, as one is made for every message.
+Undo = tuple[Conversation, "Member | None", int, "tuple[str, str] | None", bool]
 
 
 class LoadedConversation(NamedTuple):
@@ -202,11 +186,6 @@ class LoadedConversation(NamedTuple):
 
 #: Reads a conversation from committed data: (conversation_id, keys since this Snowflake) -> it, or None.
 ConversationLoader = Callable[[str, int], Awaitable["LoadedConversation | None"]]
-
-
-def content_hash(message_type: str, body: bytes) -> int:
-    """Tells two contents under one idempotency key apart. `body` is MessagePack. Valid in this process only."""
-    return hash((message_type, body))
 
 
 class Conversations:
@@ -296,94 +275,78 @@ class Conversations:
         conversation.silent_seqs = loaded.silent_seqs
         conversation._keys_since_ms = since_ms + KEY_LIFE_MS
         for sender, client_id, seq, snowflake, message_type, body in loaded.recent:
-            conversation._keys[sender, client_id] = _Key(seq, snowflake, content_hash(message_type, body))
+            conversation._keys[sender, client_id] = (seq, snowflake, hash((message_type, body)))
         self._keys_held += conversation.key_count
         return conversation
 
     # ------------------------------------------------------------ changes: hold the lock
 
-    def append(self, conversation: Conversation, draft: Draft, messages: list[Message]) -> Stored:
+    def append(self, conversation: Conversation, draft: Draft, shard_index: int) -> Stored:
         """Give a message its place in the order and put it into the open batch. Hold the lock.
 
         Args:
-            messages: the batch's list of this shard's messages, for `after_commit`.
+            shard_index: of the shard whose plugins get it by `after_commit`.
 
         Raises:
             Conflict: the `client_id` was used for another content (409 `idempotency_conflict`).
             NotLoaded: the conversation was forgotten since the handler looked it up.
         """
         self._require_alive(conversation)
-        body = encode_msgpack(draft.body)
-        content = hash((draft.type, body))
-        key = (draft.sender, draft.client_id)
+        conversation_id = conversation.conversation_id
+        _, sender, client_id, message_type, content, reply_to, mentions, expires_in_ms = astuple(draft)
+        body = encode_msgpack(content)
+        content_key = hash((message_type, body))
+        key = (sender, client_id)
         known = conversation.find_key(key)
         if known is not None:
-            if known.content != content:
+            seq, snowflake, known_content = known
+            if known_content != content_key:
                 raise Conflict(
                     "this client_id was used for a message with another body or type; choose a new one",
                     error="idempotency_conflict",
                     field="client_id",
                 )
-            return Stored(conversation.conversation_id, known.seq, known.snowflake, None)
+            return Stored(conversation_id, seq, f"{snowflake:016x}", sent_at_ms(snowflake), None)
 
         batch = self._open_batch()
         snowflake = self._snowflakes.next()
         sent_at = sent_at_ms(snowflake)
         if conversation.number is None:
             self._create(conversation, batch, snowflake)
-        seq = conversation.last_seq + 1
-        rev = conversation.last_rev + 1
-        conversation.last_seq = seq
-        conversation.last_rev = rev
+        seq = conversation.last_seq = conversation.last_seq + 1
+        rev = conversation.last_rev = conversation.last_rev + 1
         conversation.newest_batch = batch
-        is_silent = draft.type in _SILENT_TYPES
+        is_silent = message_type in _SILENT_TYPES
         if is_silent:
             insort(conversation.silent_seqs, seq)
-        self._keys_held += 1 - conversation.remember_key(key, _Key(seq, snowflake, content), sent_at)
+        self._keys_held += 1 - conversation.remember_key(key, (seq, snowflake, content_key), sent_at)
 
-        member = conversation.members.get(draft.sender)
         read_seq = 0
+        member = conversation.members.get(sender)
         if member is not None:
             read_seq = member.read_seq
             member.read_seq = seq
             if not member.is_dirty:
                 member.is_dirty = True
                 self._dirty.append((conversation, member))
-        batch.undo.append(Undo(conversation, member, read_seq, key, is_silent))
+        batch.undo.append((conversation, member, read_seq, key, is_silent))
 
-        expires_at = None if draft.expires_in_ms is None else sent_at + draft.expires_in_ms
-        extra = None
-        if draft.reply_to is not None or draft.mentions or expires_at is not None:
-            extra = encode_msgpack({"r": draft.reply_to, "m": draft.mentions, "x": expires_at})
+        expires_at = extra = None
+        if reply_to is not None or mentions or expires_in_ms is not None:
+            expires_at = None if expires_in_ms is None else sent_at + expires_in_ms
+            extra = encode_msgpack({"r": reply_to, "m": mentions, "x": expires_at})
+        silent = 1 if is_silent else None
         batch.message_params += (
-            snowflake,
-            conversation.number,
-            seq,
-            rev,
-            1 if is_silent else None,
-            draft.sender,
-            draft.client_id,
-            draft.type,
-            body,
-            extra,
-        )
+            snowflake, conversation.number, seq, rev, silent, sender, client_id, message_type, body, extra,
+        )  # fmt: skip
         batch.rows += 1
+        message_id = f"{snowflake:016x}"
         message = Message(
-            conversation.conversation_id,
-            seq,
-            rev,
-            f"{snowflake:016x}",
-            draft.client_id,
-            draft.sender,
-            sent_at,
-            draft.type,
-            draft.body,
-            draft.reply_to,
-            draft.mentions,
-            expires_at,
-        )
-        messages.append(message)
-        return Stored(conversation.conversation_id, seq, snowflake, message)
+            conversation_id, seq, rev, message_id, client_id, sender, sent_at, message_type, content,
+            reply_to, mentions, expires_at,
+        )  # fmt: skip
+        batch.messages[shard_index].append(message)
+        return Stored(conversation_id, seq, message_id, sent_at, message)
 
     def mark_read(self, conversation: Conversation, member: Member, seq: int) -> bool:
         """Move a read cursor forward, to `seq` or the last message. Hold the lock. Returns whether it moved."""
@@ -392,7 +355,7 @@ class Conversations:
         if seq <= member.read_seq or conversation.number is None:
             return False
         batch = self._open_batch()
-        batch.undo.append(Undo(conversation, member, member.read_seq, None))
+        batch.undo.append((conversation, member, member.read_seq, None, False))
         member.read_seq = seq
         conversation.newest_batch = batch
         batch.cursors[conversation.number, member.user_id] = (seq, self._snowflakes.next())
@@ -448,7 +411,7 @@ class Conversations:
         """Drop what failed batches touched. Hold the lock: no append comes between the failure and this."""
         for batch in batches:
             for undo in batch.undo:
-                self._drop(undo.conversation)
+                self._drop(undo[0])
         self._evictions += 1
         self._must_refold = True
 

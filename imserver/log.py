@@ -1,7 +1,7 @@
 """Logging: one event a line, as JSON or for a terminal, with secrets masked.
 
-`configure` is called once, by the command line; everything else only asks for `get_logger(name)`, or for a stdlib logger:
-those end up in the same stream and form.
+`configure` is called once, by the command line; everything else only asks for `get_logger(name)`, or for a stdlib
+logger: those end up in the same stream and form.
 """
 
 from __future__ import annotations

@@ -82,6 +82,14 @@ class Reactor:
             self._is_woken = True
             os.eventfd_write(self._wake_fd, 1)
 
+    def _take_wakeup(self) -> None:
+        """Before `begin_tick` looks: what comes from now on wakes again."""
+        try:
+            os.eventfd_read(self._wake_fd)
+        except BlockingIOError:
+            return  # whoever woke us is between its two lines; the second one makes another tick
+        self._is_woken = False
+
     async def run(self) -> None:
         """Serve until cancelled."""
         poll, sources = self._epoll.poll, self._sources
@@ -93,9 +101,7 @@ class Reactor:
                 if not events:
                     break
                 if self._is_woken:
-                    # Before `begin_tick` looks: what comes from now on wakes again.
-                    self._is_woken = False
-                    os.eventfd_read(self._wake_fd)
+                    self._take_wakeup()
                 self._begin_tick()
                 if not paused:
                     for fd, mask in events:

@@ -109,7 +109,8 @@ class Router:
         self._connect_hooks = self._hooks(registry.plugins, "on_connect")
         self._login_hooks = self._hooks(registry.plugins, "on_login")
         self._disconnect_hooks = self._hooks(registry.plugins, "on_disconnect")
-        self._send_hooks = self._hooks(registry.plugins, "before_send")
+        # In place: the contexts have the list. What one of these raises reaches the sender.
+        shard.send_hooks[:] = [hook for _, hook in self._hooks(registry.plugins, "before_send")]
         self._commit_hooks = self._hooks(registry.plugins, "after_commit")
         self._listeners = registry.listeners
         #: Loads under way, by key: everybody who needs the same waits for the same.
@@ -125,25 +126,25 @@ class Router:
         return self._apps[plugin]
 
     def _context(self, session: Session, owner: str, *, is_async: bool) -> Any:
-        key = (owner, is_async)
+        key = (owner, "async") if is_async else owner
         context = session.contexts.get(key)
         if context is None:
             app = self._apps.get(owner)
-            if app is None:
-                return session  # the connection's own commands need no more
-            context = session.contexts[key] = Context(app, session, is_async=is_async)
+            # The connection's own commands need no more than the session.
+            context = session if app is None else Context(app, session, is_async=is_async)
+            session.contexts[key] = context
         return context
 
     # ------------------------------------------------------------ one frame
 
     def dispatch(self, session: Session, frame: Frame) -> None:
         """Carry out one frame. Raises nothing."""
-        if session.is_revoked or session.is_closed:
-            return
-        if session.backlog is not None:
-            session.backlog.append(frame._replace(body=bytes(frame.body)))
+        if not session.takes_frames:
             return
         command_id, flags, body, error = frame
+        if session.backlog is not None:
+            session.backlog.append((command_id, flags, bytes(body), error))
+            return
         if session.flags is None:
             session.flags = flags & JSON
         if error is not None:
@@ -193,7 +194,9 @@ class Router:
     def _run(self, session: Session, endpoint: _Endpoint, request: Any, flags: int, loads_left: int) -> None:
         """A `def` handler: inside the tick, to completion."""
         shard = self._shard
-        context = self._context(session, endpoint.owner, is_async=False)
+        context = session.contexts.get(endpoint.owner)
+        if context is None:
+            context = self._context(session, endpoint.owner, is_async=False)
         section = shard.section
         section.begin()
         try:
@@ -360,8 +363,9 @@ class Router:
 
     def _refuse_raw(self, session: Session, frame: Frame, error: ImError) -> None:
         """A request that is refused before or while its body is decoded."""
-        rid = rid_of(frame.body, frame.flags, self._limits.max_frame_bytes) if frame.body else 0
-        session.send(_error_frame(frame.command, rid, frame.flags & JSON, error))
+        command_id, flags, body, _ = frame
+        rid = rid_of(body, flags, self._limits.max_frame_bytes) if body else 0
+        session.send(_error_frame(command_id, rid, flags & JSON, error))
 
     def _fail(self, session: Session, endpoint: _Endpoint, rid: int, flags: int, error: ImError) -> None:
         """The answer of a `def` handler that refused: it too may rest on what is not yet durable."""
@@ -414,11 +418,6 @@ class Router:
                 hook(self._context(session, owner, is_async=True))
             except Exception:
                 self._log.exception("hook_fault", plugin=owner, hook=hook.__name__, user=session.user_id)
-
-    def before_send(self, context: AppContext, draft: Draft) -> None:
-        """Let the plugins see, change or refuse a message. What a hook raises reaches the sender."""
-        for _, hook in self._send_hooks:
-            hook(context, draft)
 
     def after_commit(self, messages: list[Message]) -> None:
         """Tell the plugins of messages that are durable now."""

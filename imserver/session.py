@@ -71,7 +71,6 @@ class Session:
         "in_flight",
         "is_dirty",
         "is_plain",
-        "is_revoked",
         "is_waiting_for_load",
         "linger_until",
         "opened_at",
@@ -84,6 +83,7 @@ class Session:
         "session_id",
         "shard",
         "state",
+        "takes_frames",
         "tasks",
         "user_id",
     )
@@ -95,6 +95,8 @@ class Session:
         self.connected_at_ms = shard.clock.now_ms()
         self.opened_at = self.heard_at = shard.now
         self.state = State.OPEN
+        #: Frames are carried out. False once the session is closing or revoked, by whatever thread.
+        self.takes_frames = True
         self.decoder = FrameDecoder(min(MAX_FRAME_BEFORE_LOGIN_BYTES, shard.limits.max_frame_bytes))
 
         self.user_id: str | None = None
@@ -131,7 +133,6 @@ class Session:
         self.gate: list[bytes] | None = None
         self._interceptor: Interceptor | None = None
         self.closing_notice: tuple[str, str] | None = None
-        self.is_revoked = False
         self.linger_until: float | None = None
         self._wants_write = False
         self._read_paused = False
@@ -148,7 +149,7 @@ class Session:
     @property
     def is_closed(self) -> bool:
         """It takes no more frames."""
-        return self.state is not State.OPEN or self.is_revoked
+        return not self.takes_frames
 
     def intercept(self, interceptor: Interceptor | None) -> None:
         """Let `interceptor(command, body)` see each push when it is due; what it answers True to is not sent.
@@ -312,7 +313,7 @@ class Session:
 
     def revoke(self, error: str, message: str) -> None:
         """End the session from any thread: no frame of it is carried out from this call on; GOAWAY follows."""
-        self.is_revoked = True
+        self.takes_frames = False
         self.shard.post(lambda: self.go_away(error, message, code=401 if error == "kicked" else 409))
 
     def go_away(self, error: str, message: str, *, code: int = 503, retry_after_ms: int | None = None) -> None:
@@ -327,7 +328,7 @@ class Session:
 
     def close_after_answer(self, error: str, message: str) -> None:
         """Carry out no further frame; the router says GOAWAY behind the running request's answer."""
-        self.is_revoked = True
+        self.takes_frames = False
         self.closing_notice = (error, message)
 
     def go_away_silently(self) -> None:
@@ -337,6 +338,7 @@ class Session:
 
     def _begin_closing(self, *, cancel_tasks: bool = True) -> None:
         self.state = State.CLOSING
+        self.takes_frames = False
         self._set_plain()
         self._leave(cancel_tasks=cancel_tasks)
         self.linger_until = self.shard.now + LINGER_S
@@ -364,6 +366,7 @@ class Session:
             return
         was_open = self.state is State.OPEN
         self.state = State.CLOSED
+        self.takes_frames = False
         self._set_plain()
         self.out.clear()
         self.out_bytes = 0
@@ -396,6 +399,10 @@ class Session:
                 return None
             return self.linger_until
         limits = self.shard.limits
+        if not self.takes_frames and self.closing_notice is None:
+            # Another shard gave it up, and could not say so here.
+            self.go_away("slow_consumer", "too many pushes wait for this client; reconnect and SYNC")
+            return self.linger_until
         if self.user_id is None:
             login_by = self.opened_at + limits.login_timeout_s
             if now < login_by:

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from imserver.clock import Clock
     from imserver.commands import CommandTable
     from imserver.config import Config
-    from imserver.conversations import Conversation, Conversations, Draft, Member, Stored
+    from imserver.context import AppContext
+    from imserver.conversations import Conversation, Conversations, Draft, Member
     from imserver.directory import Directory
     from imserver.plugin_loader import Registry
     from imserver.storage.database import Database
@@ -98,6 +99,8 @@ class Shard:
         self._mailbox: deque[Callable[[], None]] = deque()
         self._durable_waiters: dict[int, list[trio.Event]] = {}
         self._nursery: trio.Nursery | None = None
+        #: The plugins' `before_send` hooks.
+        self.send_hooks: list[Callable[[AppContext, Draft], None]] = []
         self.worker_limiter = trio.CapacityLimiter(8)
         self.router = Router(self, registry, table, caches)
 
@@ -310,7 +313,7 @@ class Shard:
     def post_push(self, session: Session, frame: bytes, body: object) -> None:
         """Another shard made a push for a session of this one. From any thread."""
         if len(self._mailbox) > _MAILBOX_MAX:
-            session.is_revoked = True
+            session.takes_frames = False
             return
         self.post(lambda: session.deliver_released(frame, body))
 
@@ -326,17 +329,6 @@ class Shard:
         self.reactor.wake()
 
     # ------------------------------------------------------------ writing
-
-    def append(self, conversation: Conversation, draft: Draft) -> Stored:
-        """Store a message; see `Conversations.append`."""
-        section = self.section
-        section.enter()
-        try:
-            return self.conversations.append(
-                conversation, draft, self.journal.current.messages[self.index]
-            )
-        finally:
-            section.leave()
 
     def next_snowflake(self) -> int:
         """An id of its own for something that is not stored."""

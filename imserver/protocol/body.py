@@ -137,6 +137,8 @@ def encode_frame(command: int, fields: Any, flags: int = 0) -> bytes:
         fields: a mapping with string keys, an attrs instance or a `msgspec.Struct`.
         flags: JSON selects the encoding; GZIP allows compression, which is used where it makes the body smaller.
     """
+    if not flags:  # nearly always
+        return pack_frame(command, encode_msgpack(fields))
     body = encode_json(fields) if flags & JSON else encode_msgpack(fields)
     if flags & GZIP and len(body) > COMPRESS_ABOVE_BYTES:
         compressor = zlib.compressobj(level=1, wbits=31)

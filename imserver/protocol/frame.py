@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 from struct import Struct
-from typing import NamedTuple
 
 from imserver.errors import ProtocolError
 
@@ -27,16 +26,10 @@ _GOOD = frozenset(_VERSION_BITS | flags for flags in range(_KNOWN_FLAGS + 1))
 BARE_HEARTBEAT = _HEADER.pack(HEADER_BYTES, 1, _VERSION_BITS)
 
 
-class Frame(NamedTuple):
-    """One frame as received. `body` may be a view into the receive buffer: use it or copy it before the next read.
-
-    `error` is set for a frame that breaks the rules though its boundary is known; its body is then empty.
-    """
-
-    command: int
-    flags: int
-    body: bytes | memoryview
-    error: ProtocolError | None = None
+#: One frame as received: (command ID, flags, body, error). A plain tuple, since one is made for every message.
+#: The body may be a view into the receive buffer: use it or copy it before the next read. The error is set for a frame
+#: that breaks the rules though its boundary is known; its body is then empty.
+Frame = tuple[int, int, "bytes | memoryview", "ProtocolError | None"]
 
 
 def pack_frame(command: int, body: bytes, flags: int = 0) -> bytes:
@@ -97,14 +90,15 @@ class FrameDecoder:
         while end - position >= HEADER_BYTES:
             length, command, version_flags = unpack(view, position)
             if length < HEADER_BYTES or length > limit:
-                frames.append(Frame(command, 0, b"", _bad_length(length, limit)))
+                frames.append((command, 0, b"", _bad_length(length, limit)))
                 return frames
             if end - position < length:
                 break
             if version_flags in good:
-                frames.append(Frame(command, version_flags & _KNOWN_FLAGS, view[position + HEADER_BYTES : position + length]))
+                body = view[position + HEADER_BYTES : position + length]
+                frames.append((command, version_flags & _KNOWN_FLAGS, body, None))
             else:
-                frames.append(Frame(command, 0, b"", _bad_header(version_flags)))
+                frames.append((command, 0, b"", _bad_header(version_flags)))
             position += length
         if position < end:
             self._tail += view[position:]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from imserver.plugin import (
     AppContext,
     Context,
@@ -16,6 +18,8 @@ from imserver.plugin import (
 )
 
 GET_USER = 1006
+
+_USER_ID = re.compile(r"[A-Za-z0-9_.@-]{1,64}")  # wire protocol, section 3
 
 #: How long a user who was not found is taken for absent; the event `user.created` ends it at once.
 _ABSENT_FOR_MS = 1000
@@ -44,6 +48,8 @@ def conversation_for_send(ctx: Context, to: str | None, conversation_id: str | N
         return found
     if conversation_id.startswith("g:"):
         raise NotFound("there is no such group")
+    if to is not None and not _USER_ID.fullmatch(to):
+        raise InvalidBody("a user id has 1–64 of the characters A–Z a–z 0–9 _ - . @", field="to")
     parties = parties_of(conversation_id)
     if user_id not in parties:
         raise PermissionDenied("you are not part of this conversation")

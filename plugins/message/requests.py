@@ -17,7 +17,8 @@ class Send(Struct, kw_only=True):
 
     client_id: ClientId
     body: Any
-    to: UserId | None = None
+    # Its characters are checked where a conversation begins: a pattern would cost every message a regular expression.
+    to: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
     conversation_id: ConversationId | None = None
     type: Annotated[str, Meta(min_length=1, max_length=32)] = "text"
     reply_to: Annotated[int, Meta(ge=1)] | None = None

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from imserver.plugin import Conflict, InvalidBody, NotFound, auth, offline_database
@@ -42,7 +43,7 @@ def add_user(
         raise InvalidBody(f"a nickname has 1 to {_MAX_NICKNAME_CHARS} characters", field="nickname")
     auth.check_new_password(password, user_id=user_id)
     hashed = auth.hash_password(password)
-    with offline_database(config) as connection, connection:
+    with _transaction(config) as connection:
         if _find(connection, user_id) is not None:
             raise Conflict(f"user {user_id} exists; `imserver user passwd` changes its password", field="user_id")
         statement = store.insert_user(
@@ -83,7 +84,7 @@ def set_role(config: Config, user_id: str, role: str, present: bool) -> None:
         NotFound: there is no such user.
     """
     _checked_role(role)
-    with offline_database(config) as connection, connection:
+    with _transaction(config) as connection:
         found = _find(connection, user_id)
         if found is None:
             raise _unknown(user_id)
@@ -108,8 +109,17 @@ def issue_token(config: Config, user_id: str, ttl_s: float) -> str:
     return tokens.issue_foreign(user_id, now_ms=_now_ms(), ttl_ms=round(ttl_s * 1000))
 
 
+@contextmanager
+def _transaction(config: Config) -> Iterator[apsw.Connection]:
+    # Immediate: a transaction that begins by reading could not write any more once a running server has committed.
+    with offline_database(config) as connection:
+        connection.transaction_mode = "IMMEDIATE"
+        with connection:
+            yield connection
+
+
 def _change(config: Config, user_id: str, statements: Sequence[store.Statement]) -> None:
-    with offline_database(config) as connection, connection:
+    with _transaction(config) as connection:
         if _find(connection, user_id) is None:
             raise _unknown(user_id)
         _execute(connection, user_id, statements)

@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from attrs import frozen
-
-from imserver.plugin import ANYONE, Meta, Plugin, PluginError, command
-from imserver_plugins.user import accounts, background, login, profiles, requests, sessions, store
+from imserver.plugin import ANYONE, Plugin, PluginError, command
+from imserver_plugins.user import accounts, background, cli, login, profiles, requests, sessions, store
 from imserver_plugins.user.state import State, make_state
 
 if TYPE_CHECKING:
+    import click
+
     from imserver.plugin import AppContext, Context
-
-
-@frozen
-class UserSettings:
-    """`[plugins.user]`."""
-
-    #: A session that is not used for so long is over: its refresh token expires.
-    refresh_ttl_days: Annotated[int, Meta(ge=1, le=3650)] = 60
 
 
 class UserPlugin(Plugin):
     """Users, their sessions and devices: commands 1001 to 1011."""
 
     name = "user"
-    Settings = UserSettings
     migrations: ClassVar[Sequence[str]] = store.MIGRATIONS
+    cli_commands: ClassVar[Sequence[click.Command]] = cli.COMMANDS
 
     def __init__(self) -> None:
         self._state: State | None = None

@@ -121,13 +121,19 @@ async def list_devices(state: State, ctx: Context) -> dict[str, Any]:
     """1010 LIST_DEVICES: what is stored, and what is connected by an integrator's token."""
     user_id, now_ms = user_of(ctx), ctx.clock.now_ms()
     rows = await store.list_sessions(ctx.db, user_id)
-    # Several connections may share a session (AUTH by one token from several places): the newest stands for them.
-    live = {session.session_id: session for session in ctx.directory.sessions(user_id)}
+    # Several connections may share a session (AUTH by one token from several places): the one with the session's own
+    # device id stands for them, or else the newest.
+    own_device = {row.session_id: row.device_id for row in rows}
+    live: dict[str, Session] = {}
+    for session in ctx.directory.sessions(user_id):
+        shown = live.get(session.session_id)
+        if shown is None or shown.device_id != own_device.get(session.session_id):
+            live[session.session_id] = session
     devices = []
     for row in rows:
-        session = live.pop(row.session_id, None)
-        if session is not None:
-            devices.append(_device(session))
+        online = live.pop(row.session_id, None)
+        if online is not None:
+            devices.append(_device(online))
         elif not row.revoked and row.expires_at > now_ms:
             devices.append(
                 {

@@ -134,7 +134,7 @@ def make_state(ctx: AppContext) -> State:
         registrations=auth.Gcra(per_hour, 3600) if per_hour else None,
         exempt=auth.AddressSet(config.limits.exempt_addresses),
         token_ttl_ms=round(config.auth.token_ttl_s * 1000),
-        refresh_ttl_ms=ctx.settings.refresh_ttl_days * 86_400_000,
+        refresh_ttl_ms=round(config.auth.refresh_ttl_s * 1000),
         heartbeat_ms=round(config.tcp.heartbeat_s * 1000),
         sessions_per_user=config.limits.sessions_per_user,
         is_registration_open=config.auth.registration == "open",
