@@ -18,19 +18,19 @@ class SessionInfo(Protocol):
     """What a plugin may read of any live session, its own shard's or another's."""
 
     @property
-    def user_id(self) -> str | None: ...  # noqa: D102
+    def user_id(self) -> str | None: ...
     @property
-    def session_id(self) -> str: ...  # noqa: D102
+    def session_id(self) -> str: ...
     @property
-    def device_id(self) -> str: ...  # noqa: D102
+    def device_id(self) -> str: ...
     @property
-    def platform(self) -> str: ...  # noqa: D102
+    def platform(self) -> str: ...
     @property
-    def address(self) -> str: ...  # noqa: D102
+    def address(self) -> str: ...
     @property
-    def connected_at_ms(self) -> int: ...  # noqa: D102
+    def connected_at_ms(self) -> int: ...
     @property
-    def roles(self) -> frozenset[str]: ...  # noqa: D102
+    def roles(self) -> frozenset[str]: ...
 
 
 class Directory:

@@ -184,7 +184,7 @@ class StorageUnavailable(StorageError):
 # ---------------------------------------------------------------- control flow of handlers
 
 
-class NotLoaded(Exception):  # noqa: N818 - it is a request, not a failure
+class NotLoaded(Exception):
     """Raised by a `def` handler that needs what is not in memory (DESIGN: the router parks the connection).
 
     Args:

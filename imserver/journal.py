@@ -12,6 +12,7 @@ first write and keeps it to the handler's end, so that a request's writes lie in
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -29,6 +30,7 @@ OPEN, DURABLE, FAILED = 0, 1, 2
 MAX_BATCH_ROWS = 20_000
 #: How long the writer is idle before it looks after the WAL.
 _IDLE_S = 0.05
+_SAY_AGAIN_S = 1.0
 
 Held = tuple["Session", bytes, object]  # the session, its frame, and the `rid` (an answer) or the body (a push)
 
@@ -135,6 +137,8 @@ class Journal:
         self._signal = threading.Semaphore(0)
         self._thread: threading.Thread | None = None
         self._log = get_logger("journal")
+        self._said_at = -_SAY_AGAIN_S
+        self._unsaid_failures = 0
         self.commits = 0
         self.failures = 0
 
@@ -256,7 +260,12 @@ class Journal:
                 for write in lost.writes:
                     write.error = write.error or StorageUnavailable(str(error))
                 lost.state = FAILED
-        self._log.error("commit_failed", batch=batch.number, lost_batches=len(failed), reason=str(error))
+        self._unsaid_failures += 1
+        now = time.monotonic()
+        if now - self._said_at >= _SAY_AGAIN_S:  # a full disk fails every commit: one line a second tells it
+            self._said_at = now
+            self._log.error("commit_failed", failures=self._unsaid_failures, reason=str(error))
+            self._unsaid_failures = 0
 
 
 class InternalStorageFault(StorageUnavailable, InternalError):

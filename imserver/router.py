@@ -5,7 +5,6 @@ It knows no business. For each command it knows the request's class, who may cal
 
 from __future__ import annotations
 
-
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -36,7 +35,6 @@ from imserver.protocol.frame import BARE_HEARTBEAT, GZIP, JSON, Frame
 if TYPE_CHECKING:
     from imserver.commands import Command, CommandTable
     from imserver.config import Limits
-    from imserver.conversations import Draft
     from imserver.plugin_loader import Registry
     from imserver.protocol.message import Message
     from imserver.session import Session
@@ -457,7 +455,7 @@ def _over_rate(excess_s: float) -> RateLimited:
     )
 
 
-class _deadline:  # noqa: N801 - reads as a statement
+class _deadline:
     """`with _deadline(seconds)`: past it, DeadlineExceeded."""
 
     __slots__ = ("_scope",)

@@ -7,9 +7,15 @@ them. After an absence (SYNC shows a later `rev`), or when the application has n
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, Final
+
 from attrs import define
 
 from .state import State
+
+#: One's own messages whose `rev` is not known (the answer to SEND does not tell), to tell them from changes. Arbitrary.
+MAX_OWN: Final = 4096
 
 
 @define
@@ -31,6 +37,7 @@ class Changes:
         self.is_wanted = False
         self._tracks = {name: _Track(at.rev) for name, at in state.positions.items()}
         self._behind: dict[str, None] = {}
+        self._own: dict[tuple[str, int], None] = {}
 
     def known(self, conversation_id: str, last_rev: int) -> None:
         """SYNC shows this conversation at `last_rev`. One that is new to this client begins there."""
@@ -54,6 +61,17 @@ class Changes:
         track.seen = rev
         self._follow(conversation_id, track)
         return True
+
+    def sent(self, conversation_id: str, seq: int) -> None:
+        """One's own message is at this place: CHANGES will show it, and it is no change."""
+        self._own[conversation_id, seq] = None
+        if len(self._own) > MAX_OWN:
+            del self._own[next(iter(self._own))]
+
+    def is_change(self, conversation_id: str, seq: int, state: Mapping[str, Any]) -> bool:
+        """Tell whether an entry of CHANGES, of a message that the application knows, is more than that message."""
+        is_marked = any(state.get(name) for name in ("edited_at", "recalled", "reactions"))
+        return is_marked or (conversation_id, seq) not in self._own
 
     def next_fetch(self) -> tuple[str, int] | None:
         """Return the next CHANGES to ask for, as (conversation id, since rev), or None."""

@@ -7,7 +7,6 @@ so that answers and heartbeats get through whatever the application does; `on_pu
 from __future__ import annotations
 
 import logging
-import ssl
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -27,6 +26,7 @@ DEFAULT_MAX_FRAME_BYTES: Final = 1024 * 1024  # the server's default, until HELL
 #: A connection without any frame for so many heartbeats is dead. Each of our heartbeats is answered, so a live server is
 #: never silent for more than one of them and the way there and back.
 DEAD_AFTER_HEARTBEATS: Final = 2.0
+GRACE_HEARTBEATS: Final = 0.25
 
 #: Frames that wait for the socket. Beyond it, requests wait in line.
 MAX_QUEUED_FRAMES: Final = 256
@@ -58,6 +58,7 @@ class Connection:
 
     def __init__(self, stream: trio.abc.Stream, on_push: OnPush, *, heartbeat_s: float = DEFAULT_HEARTBEAT_S) -> None:
         self.max_frame_bytes = DEFAULT_MAX_FRAME_BYTES
+        self.leaving = trio.Event()
         self.lost = trio.Event()
         self.lost_reason = ""
         self._stream = stream
@@ -73,6 +74,11 @@ class Connection:
     def is_lost(self) -> bool:
         """The connection is over; every request on it has ended."""
         return self.lost.is_set()
+
+    @property
+    def is_usable(self) -> bool:
+        """New requests may be made: neither lost nor told to go away."""
+        return not self.leaving.is_set()
 
     @property
     def in_flight(self) -> int:
@@ -100,6 +106,7 @@ class Connection:
             return
         self.lost_reason = reason
         self.lost.set()
+        self.leaving.set()
         self._queue.close()
         self._queued.close()
         for waiting in self._waiting.values():
@@ -143,7 +150,7 @@ class Connection:
         """Run one of the three tasks; whichever ends, ends the connection."""
         try:
             await task()
-        except (OSError, ssl.SSLError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
             self.lose(f"the connection broke: {error or type(error).__name__}")
         except RemoteProtocolError as error:
             log.warning("the server broke the protocol, the connection is closed: %s", error)
@@ -182,7 +189,11 @@ class Connection:
             now = trio.current_time()
             dead_at = self._last_received + DEAD_AFTER_HEARTBEATS * self._heartbeat_s
             if now >= dead_at:
-                self.lose(f"no frame for {now - self._last_received:.1f} s")
+                # Perhaps it was this process that slept (a blocking call, a closed lid): let the reader look first.
+                await trio.sleep(GRACE_HEARTBEATS * self._heartbeat_s)
+                if self._last_received + DEAD_AFTER_HEARTBEATS * self._heartbeat_s > trio.current_time():
+                    continue
+                self.lose(f"no frame for {trio.current_time() - self._last_received:.1f} s")
                 return
             if now >= next_beat:
                 try:

@@ -87,6 +87,7 @@ class Delivery:
         self._acks: dict[str, int] = {}
         self._early_total = 0
         self._wants_sync = False
+        self._unknown: dict[str, bool] = {}  # pushed before SYNC showed it -> a SYNC was asked since
         #: The client ids of sends that have no answer yet: such a message, when it comes by PULL, is one's own.
         self.sending: set[str] = set()
 
@@ -114,13 +115,25 @@ class Delivery:
             self._settle(entry.conversation_id, track)
         if cursor:
             self._state.cursor = cursor
-        if not more:
-            self._state.has_synced = True
-            self._wants_sync = False
-            for name, track in self._tracks.items():
-                if track.got is None:  # pushed, but SYNC does not list it: begin with what was pushed
-                    self._begin(name, track, min(track.early, default=track.position.head_seq + 1) - 1)
-                    self._settle(name, track)
+        self._wants_sync = more
+        if more:
+            return
+        self._state.has_synced = True
+        for name in [name for name, was_asked in self._unknown.items() if was_asked]:
+            # Pushed, and SYNC does not list it: begin with what was pushed.
+            track = self._tracks[name]
+            self._begin(name, track, min(track.early, default=track.position.head_seq + 1) - 1)
+            self._settle(name, track)
+        self._wants_sync = bool(self._unknown)
+
+    def sync_asked(self) -> None:
+        """A SYNC is about to be asked: what was pushed until now must be in its answer."""
+        self._unknown = dict.fromkeys(self._unknown, True)
+
+    def forget_cursor(self) -> None:
+        """The server does not take the cursor: ask for everything; the marks of the conversations stand."""
+        self._state.cursor = ""
+        self._wants_sync = True
 
     def pulled(self, pull: Pull, messages: Iterable[Message], last_seq: int = 0) -> None:
         """Take in the answer to `pull`: ascending `seq`, not necessarily up to its limit."""
@@ -169,7 +182,7 @@ class Delivery:
 
     @property
     def wants_sync(self) -> bool:
-        """A message came for a conversation that no SYNC has shown yet."""
+        """SYNC has more pages, or a message came for a conversation that no SYNC has shown yet."""
         return self._wants_sync
 
     @property
@@ -245,6 +258,7 @@ class Delivery:
                 return entry.delivered_seq + 1
 
     def _begin(self, conversation_id: str, track: _Track, got: int) -> None:
+        self._unknown.pop(conversation_id, None)
         track.got = got
         track.position.taken_seq = got
         track.position.head_seq = max(track.position.head_seq, got)
@@ -260,6 +274,7 @@ class Delivery:
             self._begin(conversation_id, track, 0)  # we were here when it began: there is nothing to ask
         if track.got is None:
             self._wants_sync = True
+            self._unknown.setdefault(conversation_id, False)
             self._keep_early(track, seq, message)
             return
         if seq == track.got + 1:

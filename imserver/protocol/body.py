@@ -80,7 +80,10 @@ class BodyDecoder:
 
     def __init__(self, request: type | None, max_inflated_bytes: int) -> None:
         wire = wire_class(request)
-        self._decoders = {0: msgspec.msgpack.Decoder(wire).decode, JSON: msgspec.json.Decoder(wire).decode}
+        self._decoders: dict[int, Callable[[bytes | memoryview], Any]] = {
+            0: msgspec.msgpack.Decoder(wire).decode,
+            JSON: msgspec.json.Decoder(wire).decode,
+        }
         self._max_inflated_bytes = max_inflated_bytes
 
     def decode(self, body: bytes | memoryview, flags: int) -> Any:
@@ -169,7 +172,7 @@ def check_body(value: Any, depth: int = 0) -> None:
     """Refuse a message's `body` that could not be handed on in both encodings.
 
     Raises:
-        InvalidBody: a map key that is no string, an extension type, or nesting over 64 levels.
+        InvalidBody: a map key that is no string, an extension type, a number over 64 bits, or nesting over 64 levels.
     """
     if isinstance(value, dict):
         _check_depth(depth)
@@ -181,7 +184,10 @@ def check_body(value: Any, depth: int = 0) -> None:
         _check_depth(depth)
         for item in value:
             check_body(item, depth + 1)
-    elif not (value is None or isinstance(value, (str, int, float, bytes))):
+    elif isinstance(value, int):
+        if not -(2**63) <= value < 2**64:
+            raise InvalidBody("integers have at most 64 bits, so that the body exists in MessagePack too", field="body")
+    elif not (value is None or isinstance(value, (str, float, bytes))):
         raise InvalidBody("MessagePack extension types cannot be sent: they do not exist in JSON", field="body")
 
 

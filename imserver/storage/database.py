@@ -90,7 +90,7 @@ class Database:
         except BaseException:
             self._lock_file.close()
             raise
-        self._limiters: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("imserver readers")
+        self._limiters: trio.lowlevel.RunVar[trio.CapacityLimiter | None] = trio.lowlevel.RunVar("readers", None)
 
     def close(self) -> None:
         """Checkpoint and close. The journal must have stopped; readers that still run keep their connection."""
@@ -182,7 +182,7 @@ class Database:
         Raises:
             StorageUnavailable: the database cannot be read just now.
         """
-        limiter = self._limiters.get(None)
+        limiter = self._limiters.get()
         if limiter is None:
             limiter = trio.CapacityLimiter(READERS)
             self._limiters.set(limiter)
@@ -251,7 +251,7 @@ def _open_writer(path: Path, vfs: str | None, synchronous: str) -> apsw.Connecti
         flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
         connection = apsw.Connection(str(path), flags=flags, vfs=vfs, statementcachesize=256)
         connection.set_busy_timeout(_BUSY_TIMEOUT_MS)
-        (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+        application_id = connection.execute("PRAGMA application_id").get
         tables = connection.execute("SELECT count(*) FROM sqlite_schema").get
         if application_id != APPLICATION_ID and tables:
             raise StartError(f"the database {path} belongs to another program; give imserver a data_dir of its own")
@@ -313,5 +313,7 @@ def offline(data_dir: Path, migrations: Mapping[str, Sequence[str]]) -> Iterator
             migrate(connection, {"core": CORE, **migrations})
         # Closing the last connection would checkpoint: harmless when no server runs, and it is not the last when one does.
         yield connection
+    except apsw.Error as exc:
+        raise _unavailable(exc) from exc
     finally:
         connection.close()

@@ -101,7 +101,7 @@ class MessageStore:
                 return None
             number, kind = found[0]
             last_seq, last_rev = _last(query, number)
-            own = dict(
+            own: dict[Any, int] = dict(
                 query(
                     "SELECT sender, max(seq) FROM messages WHERE id > ? AND +conversation = ? GROUP BY sender",
                     (_folded(query), number),
@@ -195,7 +195,7 @@ class MessageStore:
         """
 
         def read(query: Query) -> tuple[list[SyncRow], bool]:
-            own = dict(
+            own: dict[Any, int] = dict(
                 query(
                     "SELECT conversation, max(seq) FROM messages WHERE id > ? AND sender = ? GROUP BY conversation",
                     (_folded(query), user_id),
@@ -209,7 +209,7 @@ class MessageStore:
                 (user_id,),
             )
             page = [row for row in changed if row[6] > cursor]
-            delivered = dict(
+            delivered: dict[int, int] = dict(
                 query("SELECT conversation, max(seq) FROM deliveries WHERE user_id = ? GROUP BY conversation", (user_id,))
             )
             rows = []

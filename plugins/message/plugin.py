@@ -6,6 +6,7 @@ from typing import Any
 
 import attrs
 import msgspec
+
 from imserver.plugin import (
     AppContext,
     Context,
@@ -22,7 +23,6 @@ from imserver.plugin import (
     load_all,
     on_event,
 )
-
 from imserver_plugins.message.access import (
     conversation_for_read,
     conversation_for_send,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from attrs import frozen
+
 from imserver.plugin import ClientId, ConversationId, Limit, Meta, Struct, UserId
 
 Seq = Annotated[int, Meta(ge=0, le=2**62)]

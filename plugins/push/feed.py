@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import trio
+
 from imserver.plugin import Context, Message
 
 MESSAGE = 5001

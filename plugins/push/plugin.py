@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import trio
 from attrs import frozen
+
 from imserver.plugin import (
     AppContext,
     Context,
@@ -20,7 +21,6 @@ from imserver.plugin import (
     command,
     on_event,
 )
-
 from imserver_plugins.push.feed import Feed
 
 NOTIFY = 5009
@@ -70,7 +70,7 @@ class PushPlugin(Plugin):
         state = ctx.session.data.get(self.name)
         if state is None:
             state = ctx.session.data[self.name] = _DeviceState()
-        return state  # type: ignore[no-any-return]
+        return state
 
     def on_login(self, ctx: Context) -> None:
         """A device that asked for it first gets what it missed."""

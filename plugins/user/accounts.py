@@ -43,6 +43,7 @@ async def register(state: State, ctx: Context, request: Register) -> dict[str, A
     except ConstraintViolated as exc:
         raise Conflict(_EXISTS, field="user_id") from exc
     ctx.log.info("user_created", user_id=request.user_id, address=ctx.session.address)
+    ctx.emit("user.created", user_id=request.user_id)
     return {"user_id": request.user_id}
 
 

@@ -180,6 +180,7 @@ async def _account_of(ctx: Context, claims: auth.Claims, token: str) -> store.Ac
                 claims.user_id, None, nickname=None, now_ms=ctx.clock.now_ms(), or_ignore=True
             )
             await ctx.db.write(sql, params)
+            ctx.emit("user.created", user_id=claims.user_id)
             account = store.Account(claims.user_id, None, disabled=False, roles=frozenset(), tokens_from_ms=0)
         if _foreign(claims, token).is_older_than(account.tokens_from_ms):
             raise NotAuthenticated(_INVALID)
