@@ -70,9 +70,9 @@ class Cache:
         value = self.get(key, _MISSING)
         while value is _MISSING:
             drops = self._drops
-            value = await loader()
-            if drops == self._drops:
-                self.put(key, value)
-                break
-            value = self.get(key, _MISSING)
+            loaded = await loader()
+            with self._lock:
+                # What was put meanwhile is newer; after a drop what was loaded may be older than the reason for it.
+                value = self._entries.get(key, loaded if drops == self._drops else _MISSING)
+        self.put(key, value)
         return value

@@ -181,11 +181,17 @@ class ConversationsApi:
         return has_moved
 
     async def sync(self, user_id: str, cursor: int, limit: int) -> tuple[list[SyncRow], bool]:
-        """A user's conversations that changed after `cursor`, oldest change first; and whether there are more."""
+        """A user's conversations that changed after `cursor`, oldest change first; and whether there are more.
+
+        A message whose recipients were chosen before this session came, and whose commit is still under way, is waited
+        for: it is in the snapshot, as it will not be pushed.
+        """
+        await self._shard.wait_settled()
         return await self._shard.store.sync(user_id, cursor, limit)
 
     async def missed(self, user_id: str, device_id: str) -> list[Missed]:
-        """The conversations with messages that a device has not confirmed."""
+        """The conversations with messages that a device has not confirmed; waits as `sync` does."""
+        await self._shard.wait_settled()
         return await self._shard.store.missed(user_id, device_id)
 
     async def messages_after(self, missed: Missed, after_seq: int, limit: int) -> list[Message]:
@@ -320,7 +326,7 @@ class Context(AppContext):
         if session.is_closed:
             raise Conflict("the connection is closing")
         if session.user_id is not None:
-            raise Conflict("this connection is logged in; open another one", error="already_logged_in")
+            raise Conflict("this connection is logged in; open another one")
         if not self._is_async:
             raise InternalError("ctx.login is for async handlers")
         session.platform = platform

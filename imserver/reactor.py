@@ -100,7 +100,8 @@ class Reactor:
                 events = poll(0, 1 if paused else _EVENTS_PER_TICK)
                 if not events:
                     break
-                if self._is_woken:
+                # Also unasked: of two wakers at once the second may have written after we read.
+                if self._is_woken or events[0][0] == self._wake_fd:
                     self._take_wakeup()
                 self._begin_tick()
                 if not paused:

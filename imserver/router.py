@@ -171,7 +171,7 @@ class Router:
         if endpoint.interval_s and not self._admit_by_command(session, endpoint, frame):
             return
         if self.is_draining and not endpoint.is_stateless:
-            self._refuse_raw(session, frame, Unavailable("the server is stopping; reconnect", error="draining"))
+            self._refuse_raw(session, frame, Unavailable("the server is stopping; reconnect"))
             return
         if endpoint.is_heartbeat and not body:
             session.send(BARE_HEARTBEAT)

@@ -251,13 +251,21 @@ class Shard:
         if self.waiting:
             await self.wait_batch(self.waiting[-1])
 
+    async def wait_settled(self) -> None:
+        """Wait until all that is in memory now is durable or has failed."""
+        if self.waiting:
+            await self._wait_release(self.waiting[-1])
+
+    async def _wait_release(self, batch: Batch) -> None:
+        event = trio.Event()
+        self._durable_waiters.setdefault(batch.number, []).append(event)
+        self.end_of_turn()
+        await event.wait()
+
     async def wait_batch(self, batch: Batch) -> None:
         """Wait for one batch; see `wait_durable`."""
         if batch in self.waiting:
-            event = trio.Event()
-            self._durable_waiters.setdefault(batch.number, []).append(event)
-            self.end_of_turn()
-            await event.wait()
+            await self._wait_release(batch)
         if batch.state != DURABLE:
             raise StorageUnavailable(str(batch.error))
 

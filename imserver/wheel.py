@@ -48,13 +48,16 @@ class Wheel:
     def advance(self, now: float) -> None:
         """Look at everything whose time has come."""
         target = math.floor(now / RESOLUTION_S)
-        for _ in range(min(target - self._position, SLOTS)):
+        # After a standstill longer than the wheel each slot is looked at once, and what is put on again lies right.
+        self._position = max(self._position, target - SLOTS)
+        for _ in range(target - self._position):
             self._position += 1
-            due, self._slots[self._position % SLOTS] = self._slots[self._position % SLOTS], set()
+            slot = self._position % SLOTS
+            due, self._slots[slot] = self._slots[slot], set()
             for item in due:
-                if self._slot_of.pop(item, None) is None:
-                    continue
+                if self._slot_of.get(item) != slot:
+                    continue  # one before it has cancelled or moved it
+                del self._slot_of[item]
                 again = item.check_deadlines(now)
                 if again is not None and item not in self._slot_of:
                     self.schedule(item, again)
-        self._position = max(self._position, target)

@@ -147,7 +147,6 @@ class Supervisor:
         """
         connection = await self.connection(logged_in=False)
         request = {**body, **self._login_fields(device)}
-        self.device = device
         token = body.get("token", "")
 
         def on_answer(answer: dict[str, Any]) -> None:
@@ -157,6 +156,7 @@ class Supervisor:
                 refresh_token=take(answer, "refresh_token", str, "") or body.get("refresh_token"),
                 expires_at=take(answer, "expires_at", int, 0),
             )
+            self.device = device
             self._is_token_dead = False
             self._logged_in(connection, answer)
 
@@ -241,7 +241,7 @@ class Supervisor:
         try:
             with trio.move_on_after(self._timing.connect_timeout_s):
                 stream = await self._connect()
-        except OSError as error:
+        except (OSError, trio.BrokenResourceError) as error:
             self.last_failure = f"cannot connect: {error}"
             return
         if stream is None:

@@ -58,7 +58,7 @@ def conversation_for_send(ctx: Context, to: str | None, conversation_id: str | N
     if exists is None or (exists is not True and exists < ctx.clock.now_ms()):
         raise NotLoaded(lambda: _look_for_user(ctx, peer), ("peer", peer))
     if exists is not True:
-        raise NotFound("there is no such user", error="user_not_found", field="to")
+        raise NotFound("there is no such user", field="to")
     return ctx.conversations.open_direct(conversation_id, parties)
 
 

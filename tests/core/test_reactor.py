@@ -1,0 +1,176 @@
+"""The reactor: wakeups from other threads are neither lost nor repeated, whatever the threads' order."""
+
+import os
+import socket
+import threading
+
+import pytest
+import trio
+from imserver.reactor import READ, Reactor
+
+
+class Counted:
+    """A reactor that counts its ticks."""
+
+    def __init__(self):
+        self.ticks = 0
+        self.is_paused = False
+        self.on_tick = None
+        self.reactor = Reactor(self._begin, lambda: None, lambda: self.is_paused)
+
+    def _begin(self):
+        self.ticks += 1
+        if self.on_tick is not None:
+            self.on_tick()
+
+    async def wait_ticks(self, count):
+        with trio.fail_after(10):
+            while self.ticks < count:
+                await trio.sleep(0.001)
+
+
+@pytest.fixture
+async def counted(nursery):
+    """A running reactor."""
+    made = Counted()
+    nursery.start_soon(made.reactor.run)
+    yield made
+    nursery.cancel_scope.cancel()
+    with trio.CancelScope(shield=True):
+        await trio.lowlevel.checkpoint()
+    made.reactor.close()
+
+
+async def test_a_wakeup_makes_one_tick(counted):
+    """Many wakeups before a tick are one."""
+    for _ in range(5):
+        counted.reactor.wake()
+    await counted.wait_ticks(1)
+    await trio.sleep(0.02)
+    assert counted.ticks == 1
+    counted.reactor.wake()
+    await counted.wait_ticks(2)
+
+
+async def test_a_wakeup_from_within_a_tick(counted):
+    """What is posted during a tick is dealt with in the next one."""
+    counted.on_tick = lambda: counted.reactor.wake() if counted.ticks < 4 else None
+    counted.reactor.wake()
+    await counted.wait_ticks(4)
+    await trio.sleep(0.02)
+    assert counted.ticks == 4
+
+
+async def test_a_waker_that_is_interrupted_between_its_two_lines(counted, monkeypatch):
+    """The flag is up and the descriptor not yet written, while something else makes a tick: nothing raises or is lost."""
+    left, right = socket.socketpair()
+    with left, right:
+        held, go = threading.Event(), threading.Event()
+        write = os.eventfd_write
+
+        def slow_write(fd, value):
+            held.set()
+            go.wait(10)
+            write(fd, value)
+
+        monkeypatch.setattr(os, "eventfd_write", slow_write)
+        waker = threading.Thread(target=counted.reactor.wake)
+        waker.start()
+        held.wait(10)
+
+        class Source:
+            def ready(self, events):
+                left.recv(10)
+
+        left.setblocking(False)
+        counted.reactor.add(left.fileno(), Source(), READ)
+        right.send(b"x")
+        await counted.wait_ticks(1)
+        go.set()
+        waker.join()
+        monkeypatch.undo()
+        before = counted.ticks
+        await counted.wait_ticks(2)
+        counted.reactor.wake()
+        await counted.wait_ticks(max(before, 2) + 1)
+        counted.reactor.remove(left.fileno())
+
+
+async def test_two_wakers_at_once_do_not_make_it_spin(counted, monkeypatch):
+    """Both saw the flag down, so both write; one write may come after the read: the reactor becomes quiet again."""
+    both_saw = threading.Event()
+    write, read = os.eventfd_write, os.eventfd_read
+
+    def read_then_a_late_write(fd):
+        value = read(fd)
+        if not both_saw.is_set():
+            both_saw.set()
+            write(fd, 1)  # the second waker, which had seen the flag down
+        return value
+
+    monkeypatch.setattr(os, "eventfd_read", read_then_a_late_write)
+    counted.reactor.wake()
+    await counted.wait_ticks(1)
+    await trio.sleep(0.05)
+    assert counted.ticks <= 3, "it spins on a descriptor that nobody reads"
+
+
+async def test_while_paused_only_wakeups_are_served(counted):
+    """Back-pressure: sources wait, the end of the pause is noticed by a wakeup."""
+    left, right = socket.socketpair()
+    with left, right:
+        left.setblocking(False)
+        seen = []
+
+        class Source:
+            def ready(self, events):
+                seen.append(left.recv(10))
+
+        counted.is_paused = True
+        counted.reactor.wake()
+        await counted.wait_ticks(1)
+        counted.reactor.add(left.fileno(), Source(), READ)
+        right.send(b"x")
+        counted.reactor.wake()
+        await counted.wait_ticks(2)
+        assert seen == []
+        counted.is_paused = False
+        counted.reactor.wake()
+        with trio.fail_after(10):
+            while not seen:
+                await trio.sleep(0.001)
+        assert seen == [b"x"]
+        counted.reactor.remove(left.fileno())
+
+
+async def test_a_closed_socket_gets_no_event(counted):
+    """One source that closes another in the same tick: the events already fetched for that one are dropped."""
+    pairs = [socket.socketpair() for _ in range(2)]
+    sources = []
+
+    class Source:
+        def __init__(self, index):
+            self.index = index
+            self.events = 0
+
+        def ready(self, events):
+            self.events += 1
+            pairs[self.index][0].recv(10)
+            counted.reactor.close_socket(pairs[1 - self.index][0])
+
+    for index, (left, right) in enumerate(pairs):
+        left.setblocking(False)
+        right.send(b"x")
+        sources.append(Source(index))
+        counted.reactor.add(left.fileno(), sources[index], READ)
+    with trio.fail_after(10):
+        while sum(source.events for source in sources) == 0:
+            await trio.sleep(0.001)
+    survivor = 0 if sources[0].events else 1
+    assert sources[1 - survivor].events == 0
+    await trio.sleep(0.01)
+    assert pairs[1 - survivor][0].fileno() == -1
+    counted.reactor.remove(pairs[survivor][0].fileno())
+    for left, right in pairs:
+        left.close()
+        right.close()
