@@ -43,10 +43,7 @@ class Cache:
     def put(self, key: Hashable, value: Any) -> None:
         """Keep a value; it replaces the one under the same key."""
         with self._lock:
-            self._entries[key] = value
-            self._entries.move_to_end(key)
-            while len(self._entries) > self._max_entries:
-                self._entries.popitem(last=False)
+            self._keep(key, value)
 
     def pop(self, key: Hashable) -> None:
         """Forget a key; a load of it that is under way is done again."""
@@ -72,7 +69,14 @@ class Cache:
             drops = self._drops
             loaded = await loader()
             with self._lock:
-                # What was put meanwhile is newer; after a drop what was loaded may be older than the reason for it.
-                value = self._entries.get(key, loaded if drops == self._drops else _MISSING)
-        self.put(key, value)
+                value = self._entries.get(key, _MISSING)  # what was put meanwhile is newer
+                if value is _MISSING and drops == self._drops:
+                    value = loaded
+                    self._keep(key, value)
         return value
+
+    def _keep(self, key: Hashable, value: Any) -> None:
+        self._entries[key] = value
+        self._entries.move_to_end(key)
+        while len(self._entries) > self._max_entries:
+            self._entries.popitem(last=False)

@@ -714,9 +714,7 @@ def _check(config: Config, tree: Mapping[str, Any], place: _Place) -> None:
         if not folder.exists():
             at("plugins", "paths").fail(f'got "{folder}", expected a folder or file that exists')
     if config.server.data_dir.exists() and not config.server.data_dir.is_dir():
-        at("server", "data_dir").fail(
-            f'got "{config.server.data_dir}", expected a folder, which is made if it is missing'
-        )
+        at("server", "data_dir").fail(f'got "{config.server.data_dir}", expected a folder, which is made if it is missing')
 
 
 # ---------------------------------------------------------------- words
@@ -826,8 +824,7 @@ def _plain(value: Any, unit: str) -> Any:
         return as_plain(value)
     if isinstance(value, Mapping):
         return {
-            key: MASK if isinstance(key, str) and is_secret_name(key) else _plain(item, unit)
-            for key, item in value.items()
+            key: MASK if isinstance(key, str) and is_secret_name(key) else _plain(item, unit) for key, item in value.items()
         }
     if isinstance(value, (tuple, list, frozenset)):
         return [_plain(item, unit) for item in value]

@@ -160,7 +160,7 @@ def _redact(_logger: Any, _method: str, event: Event) -> Event:
 def _add_stdlib_name(_logger: Any, _method: str, event: Event) -> Event:
     record = event.get("_record")
     if record is not None:
-        event["logger"] = record.name
+        event["component"] = record.name
     return event
 
 

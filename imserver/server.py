@@ -11,7 +11,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 import trio
 
@@ -152,20 +153,23 @@ class Server:
                 await nursery.start(first.run)
                 threads = [_ShardThread(shard) for shard in others]
                 try:
-                    await self._start_plugins(first)
-                    self._listen()
-                    nursery.start_soon(self._fold_cursors, first)
-                    self.is_ready = True
-                    self._log.info(
-                        "ready",
-                        tcp=self.tcp_addresses,
-                        http=[],
-                        shards=len(self.shards),
-                        plugins=[plugin.name for plugin in self._registry.plugins],
-                        data_dir=str(self._config.server.data_dir),
-                    )
-                    task_status.started(self)
-                    await self._wait_for_stop(stop)
+                    with _stop_requests(stop) as wait_for_stop:
+                        await self._start_plugins(first)
+                        self._listen()
+                        nursery.start_soon(self._fold_cursors, first)
+                        self.is_ready = True
+                        self._log.info(
+                            "ready",
+                            tcp=self.tcp_addresses,
+                            http=[],
+                            shards=len(self.shards),
+                            plugins=[plugin.name for plugin in self._registry.plugins],
+                            data_dir=str(self._config.server.data_dir),
+                        )
+                        task_status.started(self)
+                        reason = await wait_for_stop()
+                    # From here on a second signal finds the default handler and ends the process at once.
+                    self._log.info("stopping", reason=reason, drain_s=self._config.server.drain_s)
                     with trio.move_on_after(self._config.server.drain_s + LINGER_S, shield=True):
                         await self._drain(first, journal)
                 finally:
@@ -209,16 +213,6 @@ class Server:
 
     # ------------------------------------------------------------ stop
 
-    async def _wait_for_stop(self, stop: trio.Event | None) -> None:
-        if stop is not None:
-            await stop.wait()
-            return
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            async for signum in signals:
-                self._log.info("stopping", signal=signal.Signals(signum).name, drain_s=self._config.server.drain_s)
-                break
-        # The next one finds the default handler and ends the process at once.
-
     async def _drain(self, first: Shard, journal: Journal) -> None:
         """Stop accepting, tell the clients, finish and commit what is in flight."""
         self.is_ready = False
@@ -243,6 +237,26 @@ class Server:
         with trio.move_on_after(LINGER_S):
             while not (journal.is_quiet and not any(shard.sessions for shard in self.shards)):  # noqa: ASYNC110
                 await trio.sleep(_DRAIN_LOOK_S)
+
+
+@contextmanager
+def _stop_requests(stop: trio.Event | None) -> Iterator[Callable[[], Awaitable[str]]]:
+    """Listen for the reason to stop: the event or, without one, SIGTERM and SIGINT."""
+    if stop is not None:
+        event = stop
+
+        async def wait_for_event() -> str:
+            await event.wait()
+            return "asked to"
+
+        yield wait_for_event
+        return
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+
+        async def wait_for_signal() -> str:
+            return signal.Signals(await anext(signals)).name
+
+        yield wait_for_signal
 
 
 class _ShardThread:

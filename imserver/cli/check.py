@@ -37,6 +37,4 @@ def check(ctx: click.Context) -> None:
     settings = as_plain(config)
     settings["plugins"] |= {name: as_plain(own) for name, own in registry.settings.items() if own is not None}
     source = "the defaults" if config.file is None else config.file
-    click.echo(
-        f"ok\n\n# The settings in effect, from {source}, the environment and --set.\n{to_toml(settings)}", nl=False
-    )
+    click.echo(f"ok\n\n# The settings in effect, from {source}, the environment and --set.\n{to_toml(settings)}", nl=False)

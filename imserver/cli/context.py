@@ -36,14 +36,15 @@ def config_options() -> list[click.Parameter]:
     """`-c/--config` and `--set`; what they are given ends up in `ctx.obj`."""
     path: click.Path = click.Path(path_type=Path)
     words = "Override one setting, for example --set tcp.listen=127.0.0.1:9000. May be repeated."
+    # Eager, so that `--set plugins.enabled=mine --help` lists the commands of that plugin.
     return [
         click.Option(
             ["-c", "--config"], type=path, metavar="FILE", help="The configuration file.",
-            expose_value=False, callback=_note_path,
+            expose_value=False, callback=_note_path, is_eager=True,
         ),
         click.Option(
             ["--set"], multiple=True, metavar="KEY=VALUE", help=words,
-            expose_value=False, callback=_note_overrides,
+            expose_value=False, callback=_note_overrides, is_eager=True,
         ),
     ]  # fmt: skip
 

@@ -81,9 +81,7 @@ class MainGroup(click.Group):
             add_config_options(found)
         return found
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         """As click does, but which plugins there are depends on options that come after the command's name."""
         ctx.meta[_AHEAD] = _options_ahead(args[1:])
         return super().resolve_command(ctx, args)

@@ -181,5 +181,3 @@ class CatchUp:
                 return
             for name, seq in acks.items():
                 await self._confirm({name: seq})
-
-

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
-from typing import Any, Final, Literal
+from typing import Any, Final, Generic, Literal, TypeVar
 
 import trio
 
@@ -47,7 +46,7 @@ from .types import (
 )
 from .types import Device as DeviceInfo
 
-log = logging.getLogger("imserver.client")
+T = TypeVar("T")
 
 CLIENT_VERSION: Final = "1"  # of this client, as told in HELLO
 MAX_SENDS_IN_FLIGHT: Final = 256
@@ -100,9 +99,10 @@ async def open_client(
         backoff=Backoff(backoff_min_s, backoff_max_s, uniform),
         timing=timing or Timing(),
     )
-    # Which error comes out, of those that may be there at once: the block's own, else the one that ended the client, else
-    # that of a background task (a bug of ours, or KeyboardInterrupt), freed of the nursery's group where it is alone.
+    # Which error comes out, of those that may be there at once: the block's own, else that of a background task (a bug of
+    # ours, or KeyboardInterrupt), freed of the nurseries' groups where it is alone, else the one that ended the client.
     from_block: BaseException | None = None
+    failure: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(client._run, nursery.cancel_scope)
@@ -117,16 +117,12 @@ async def open_client(
             finally:
                 nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
-        if from_block is not None:
-            raise from_block from from_block.__cause__
-        if len(group.exceptions) == 1:
-            raise group.exceptions[0] from None
-        raise
+        failure = from_block or _unwrap(group)
     finally:
         ended = client._supervisor.ended
         client._supervisor.end(ClientClosed("this client's `async with` block has ended"))
-    if ended is not None:
-        raise ended
+    if failure is not None or ended is not None:
+        raise failure or ended or AssertionError
 
 
 class Client:
@@ -171,9 +167,8 @@ class Client:
         self._lines = Lines()
         self._handed: Message | None = None  # the message that the application is at
         self._handed_event: Event | None = None
-        self._is_reading = False
-        self._is_reading_events = False
         self._logouts = 0
+        self._iterating: set[str] = set()
 
     # -------------------------------------------------------------- what is
 
@@ -542,7 +537,7 @@ class Client:
 
     # -------------------------------------------------------------- receiving
 
-    async def messages(self) -> AsyncIterator[Message]:
+    def messages(self) -> AsyncIterator[Message]:
         """Iterate over the messages of all conversations: each once, in `seq` order within a conversation.
 
         A message is *taken*, that is, confirmed to the server and counted in `state`, when the loop asks for the
@@ -551,30 +546,35 @@ class Client:
 
         Raises:
             SessionEnded: the server ended the session.
-            trio.BusyResourceError: another task iterates already.
+            trio.BusyResourceError: another task waits for the next message already.
         """
-        if self._is_reading:
-            raise trio.BusyResourceError("another task iterates over messages() already")
-        self._is_reading = True
-        logouts = self._logouts
+        return _Iteration(self, self._next_message)
+
+    def _next_message(self) -> Message | None:
+        if self._handed is not None:
+            self.ack(self._handed)
+        if self._delivery.has_ready:
+            self._handed = self._delivery.next_message()
+            if self._delivery.is_behind:
+                self._changed.ring()  # there is room for a pull
+        return self._handed
+
+    async def _next(self, next_item: Callable[[], T | None], logouts: int) -> T:
+        """Wait for the next message or event; one task at a time for each."""
+        if next_item.__name__ in self._iterating:
+            raise trio.BusyResourceError("another task waits for the next one already")
+        self._iterating.add(next_item.__name__)
         try:
-            while True:
-                if self._handed is not None:
-                    self.ack(self._handed)
-                await trio.lowlevel.checkpoint()
-                while not self._delivery.has_ready:
-                    if self._supervisor.ended is not None:
-                        raise self._supervisor.ended
-                    if self._logouts != logouts:
-                        return
-                    await self._changed.wait()
-                self._handed = self._delivery.next_message()
-                if self._delivery.is_behind:
-                    self._changed.ring()  # there is room for a pull
-                assert self._handed is not None
-                yield self._handed
+            await trio.lowlevel.checkpoint()  # before anything is handed out, so that cancellation loses nothing
+            while (item := next_item()) is None:
+                if self._supervisor.ended is not None:
+                    raise self._supervisor.ended
+                if self._logouts != logouts:
+                    raise StopAsyncIteration
+                await self._changed.wait()
+            return item
         finally:
-            self._is_reading = False
+            self._iterating.discard(next_item.__name__)
 
     def ack(self, message: Message) -> None:
         """Say that this message, the last that `messages()` gave, is dealt with: `state` moves past it.
@@ -586,40 +586,27 @@ class Client:
             self._delivery.taken(message)
             self._changed.ring()
 
-    async def events(self) -> AsyncIterator[Event]:
+    def events(self) -> AsyncIterator[Event]:
         """Iterate over everything else: changes of messages, read marks, presence, notices.
 
         Call it before the login to miss none. Changes of messages (`MessageChanged`) are never lost: those that were
         missed while away, or had no room, are fetched. Others that have no room are counted in `EventsLost`.
-        Ends after `logout()`.
+        An event is taken when the loop asks for the next. Ends after `logout()`.
 
         Raises:
             SessionEnded: the server ended the session.
-            trio.BusyResourceError: another task iterates already.
+            trio.BusyResourceError: another task waits for the next event already.
         """
-        if self._is_reading_events:
-            raise trio.BusyResourceError("another task iterates over events() already")
-        self._is_reading_events = True
         self._changes.is_wanted = True
-        logouts = self._logouts
-        try:
-            while True:
-                self._event_taken()
-                await trio.lowlevel.checkpoint()
-                while not self._events.has_events:
-                    if self._supervisor.ended is not None:
-                        raise self._supervisor.ended
-                    if self._logouts != logouts:
-                        return
-                    await self._changed.wait()
-                had_room = self._events.has_room
-                event = self._handed_event = self._events.take()
-                if not had_room:
-                    self._changed.ring()  # there is room for fetched changes
-                assert event is not None
-                yield event
-        finally:
-            self._is_reading_events = False
+        return _Iteration(self, self._next_event)
+
+    def _next_event(self) -> Event | None:
+        self._event_taken()
+        had_room = self._events.has_room
+        self._handed_event = self._events.take()
+        if not had_room:
+            self._changed.ring()  # there is room for fetched changes
+        return self._handed_event
 
     def _event_taken(self) -> None:
         if isinstance(self._handed_event, MessageChanged):
@@ -699,6 +686,28 @@ class Client:
                 await self._changed.wait()
 
 
+class _Iteration(Generic[T]):
+    """The iterator behind `messages()` and `events()`; no generator, so that a `break` leaves nothing to clean up."""
+
+    def __init__(self, client: Client, next_item: Callable[[], T | None]) -> None:
+        self._client = client
+        self._next_item = next_item
+        self._logouts = client._logouts
+
+    def __aiter__(self) -> _Iteration[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        return await self._client._next(self._next_item, self._logouts)
+
+
+def _unwrap(error: BaseException) -> BaseException:
+    """Take an exception out of the groups that hold nothing else."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
 def _is_conversation(to: str) -> bool:
     return to.startswith(("d:", "g:"))  # a user id holds no colon
 
@@ -709,5 +718,3 @@ def _conversation_of(user_id: str, fields: Mapping[str, Any]) -> str:
     if to is None:
         return str(fields["conversation_id"])
     return "d:" + ":".join(sorted((user_id, to), key=str.encode))
-
-

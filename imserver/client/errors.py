@@ -1,14 +1,13 @@
 """What can go wrong in the client, and what the caller knows when it does.
 
-    ClientError
-    ├─ ServerError            the server refused: definite, nothing was carried out (one subclass per code)
-    ├─ RequestTimeout    no answer before the deadline: the request may or may not have been carried out
-    ├─ ConnectionLost    the connection went before the answer: the same doubt
-    ├─ FrameTooLarge     refused on this side, never sent
-    ├─ RemoteProtocolError    the server sent bytes that break the protocol
-    ├─ SessionEnded      the server ended this session for good: SessionReplaced, SessionKicked,
-    │                         AuthenticationLost
-    └─ ClientClosed      used after its `async with` block
+ClientError
+├─ ServerError          the server refused: definite, nothing was carried out (one subclass per code)
+├─ RequestTimeout       no answer before the deadline: the request may or may not have been carried out
+├─ ConnectionLost       the connection went before the answer: the same doubt
+├─ FrameTooLarge        refused on this side, never sent
+├─ RemoteProtocolError  the server sent bytes that break the protocol
+├─ SessionEnded         the server ended this session for good: SessionReplaced, SessionKicked, AuthenticationLost
+└─ ClientClosed         used after its `async with` block
 """
 
 from __future__ import annotations

@@ -161,7 +161,11 @@ class Supervisor:
             self._logged_in(connection, answer)
 
         request.pop("refresh_token", None)
-        await connection.request(command, request, on_answer=on_answer)
+        try:
+            await connection.request(command, request, on_answer=on_answer)
+        except trio.Cancelled:
+            connection.lose("the login was given up")  # the server may log this connection in all the same
+            raise
         if self.credentials is None:
             raise self.ended or ConnectionLost("logged out meanwhile")
         return self.credentials

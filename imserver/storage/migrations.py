@@ -74,8 +74,8 @@ def _migrate_owner(connection: apsw.Connection, owner: str, scripts: Sequence[st
     newest = max(done, default=0)
     if newest > len(scripts):
         raise StartError(
-            f"the database is newer than this program: its tables of `{owner}` are at migration {newest}, this version "
-            f"knows {len(scripts)}. Run the newer version, or restore a backup from before the upgrade."
+            f"the database {connection.db_filename('main')} is newer than this program: its tables of `{owner}` are at "
+            f"migration {newest}, this version knows {len(scripts)}. Run the newer version, or restore a backup from before the upgrade."
         )
     for number, script in enumerate(scripts, start=1):
         checksum = hashlib.sha256(script.encode()).hexdigest()[:16]
@@ -84,6 +84,6 @@ def _migrate_owner(connection: apsw.Connection, owner: str, scripts: Sequence[st
             connection.execute("INSERT INTO migrations VALUES (?, ?, ?)", (owner, number, checksum))
         elif done[number] != checksum:
             raise StartError(
-                f"migration {number} of `{owner}` is not the one that this database was made with; "
-                f"a released script must never change: add another one instead."
+                f"migration {number} of `{owner}` is not the one that {connection.db_filename('main')} was made with; a "
+                f" released script must never change: add another one instead."
             )

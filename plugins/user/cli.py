@@ -61,9 +61,7 @@ def user() -> None:
 @user.command()
 @click.argument("name")
 @_password_options
-@click.option(
-    "--role", "roles", multiple=True, metavar="ROLE", help="A role of the user, such as admin. May be repeated."
-)
+@click.option("--role", "roles", multiple=True, metavar="ROLE", help="A role of the user, such as admin. May be repeated.")
 @click.option("--nickname", help="The name that others see; by default the user's own.")
 @click.pass_context
 def add(

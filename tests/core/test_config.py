@@ -502,9 +502,7 @@ def test_what_is_no_size(value: Any) -> None:
         parse_size(value)
 
 
-@pytest.mark.parametrize(
-    "value", ["", "s", "1y", "-1s", "1e3s", "٣s", "1s 2s", ".5s", True, None, -1, float("inf"), []]
-)
+@pytest.mark.parametrize("value", ["", "s", "1y", "-1s", "1e3s", "٣s", "1s 2s", ".5s", True, None, -1, float("inf"), []])
 def test_what_is_no_duration(value: Any) -> None:
     """Nothing else is a duration."""
     with pytest.raises(ValueError, match="is no duration"):

@@ -201,9 +201,7 @@ class TestRefusesToStart:
         statement = "INSERT INTO migrations SELECT owner, 1000, checksum FROM migrations WHERE owner = ? AND number = 1"
         assert connection.execute(statement, (owner,)).rowcount == 1
         connection.close()
-        text = self.refusal(used)
-        assert str(path) in text
-        assert "newer" in text
+        assert "newer" in self.refusal(used)
 
     def test_folder_that_cannot_be_made(self, make_server):
         """A `data_dir` below a file cannot be: also for root."""
