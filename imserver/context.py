@@ -198,9 +198,19 @@ class ConversationsApi:
         """The next messages of one of these."""
         return await self._shard.store.messages_after(missed.conversation_id, missed.number, after_seq, limit)
 
-    def confirm(self, user_id: str, device_id: str, rows: list[tuple[int, int]]) -> Pending:
-        """Write what a device has confirmed: (conversation number, seq) each; a cursor never goes back."""
-        write = self._shard.write([self._shard.store.delivery_statement(user_id, device_id, rows)])
+    def confirm(self, session: Session, rows: list[tuple[int, int]], *, is_first: bool) -> Pending:
+        """Write what a session's device has confirmed; a cursor never goes back.
+
+        Args:
+            rows: (conversation number, seq) each.
+            is_first: the session's first write; it makes room if the user has had very many devices.
+        """
+        assert session.user_id is not None
+        # Devices without an id of their own cannot ask for what they missed: one row stands for all of them.
+        device_id = session.device_id if session.has_own_device else ""
+        now_ms = self._shard.clock.now_ms()
+        statements = self._shard.store.delivery_statements(session.user_id, device_id, rows, now_ms, is_first=is_first)
+        write = self._shard.write(statements)
         self._context.has_written()
         return Pending(write, is_single=False)
 

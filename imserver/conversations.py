@@ -165,9 +165,9 @@ class Conversation:
 
 
 #: One append or cursor move of the open batch, to take back if its handler fails: the conversation, the member and its
-#: `read_seq` before, the idempotency key of the appended message (None: only a cursor moved), and whether it is silent.
-#: A plain tuple, as one is made for every message.
-Undo = tuple[Conversation, "Member | None", int, "tuple[str, str] | None", bool]
+#: `read_seq` before, the idempotency key of the appended message (None: only a cursor moved), whether it is silent, and
+#: whether it created the conversation. A plain tuple, as one is made for every message.
+Undo = tuple[Conversation, "Member | None", int, "tuple[str, str] | None", bool, bool]
 
 
 class LoadedConversation(NamedTuple):
@@ -311,7 +311,8 @@ class Conversations:
         batch = self._open_batch()
         snowflake = self._snowflakes.next()
         sent_at = sent_at_ms(snowflake)
-        if conversation.number is None:
+        is_first = conversation.number is None
+        if is_first:
             self._create(conversation, batch, snowflake)
         seq = conversation.last_seq = conversation.last_seq + 1
         rev = conversation.last_rev = conversation.last_rev + 1
@@ -329,7 +330,7 @@ class Conversations:
             if not member.is_dirty:
                 member.is_dirty = True
                 self._dirty.append((conversation, member))
-        batch.undo.append((conversation, member, read_seq, key, is_silent))
+        batch.undo.append((conversation, member, read_seq, key, is_silent, is_first))
 
         expires_at = extra = None
         if reply_to is not None or mentions or expires_in_ms is not None:
@@ -355,7 +356,7 @@ class Conversations:
         if seq <= member.read_seq or conversation.number is None:
             return False
         batch = self._open_batch()
-        batch.undo.append((conversation, member, member.read_seq, None, False))
+        batch.undo.append((conversation, member, member.read_seq, None, False, False))
         member.read_seq = seq
         conversation.newest_batch = batch
         batch.cursors[conversation.number, member.user_id] = (seq, self._snowflakes.next())
@@ -387,7 +388,7 @@ class Conversations:
         """Undo what the running handler appended to the open batch, newest first. Hold the lock."""
         appended = 0
         while len(batch.undo) > undo_from:
-            conversation, member, read_seq, key, is_silent = batch.undo.pop()
+            conversation, member, read_seq, key, is_silent, is_first = batch.undo.pop()
             if member is not None:
                 member.read_seq = read_seq
             if key is None:
@@ -403,6 +404,9 @@ class Conversations:
             conversation.last_rev -= 1
             conversation.forget_key(key)
             self._keys_held -= 1
+            if is_first:
+                batch.opened.pop()  # newest first, as here
+                conversation.number = None
         if appended:
             del batch.message_params[-appended * MESSAGE_COLUMNS :]
         batch.rows = rows_from

@@ -141,8 +141,9 @@ class _StdlibHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             line = self.format(record)
-        except Exception:  # a record with wrong arguments is its author's fault, but must not harm the caller
-            line = f"a log record of {record.name!r} cannot be formatted: {record.msg!r}"
+        except Exception as exc:  # a record with wrong arguments is its author's fault, but must not harm the caller
+            words = f"a log record cannot be formatted ({exc}): {record.msg!r}"
+            line = self.format(logging.LogRecord(record.name, record.levelno, "", 0, words, None, None))
         self._line_writer.write(line)
 
 

@@ -200,6 +200,8 @@ class Router:
         try:
             result = endpoint.handler(context, request)
             fields = result if type(result) is dict else fields_of(result)
+            rid = request.rid
+            frame = _answer_frame(session, endpoint.command_id, rid, flags, fields) if rid else b""
         except NotLoaded as exc:
             section.abandon()
             if loads_left:
@@ -216,11 +218,7 @@ class Router:
             self._fail(session, endpoint, request.rid, flags, self._fault(endpoint, session, exc))
         else:
             writes = section.finish()
-            rid = request.rid
             if rid:
-                frame = encode_frame(
-                    endpoint.command_id, {"rid": rid, "code": 0, **fields}, flags & JSON | (session.flags or 0) & GZIP
-                )
                 if endpoint.is_stateless:
                     session.send(frame)
                 else:
@@ -271,15 +269,15 @@ class Router:
 
     async def _serve(self, session: Session, endpoint: _Endpoint, request: Any, flags: int) -> None:
         """An `async def` handler: a task, a deadline, an answer."""
-        context = self._context(session, endpoint.owner, is_async=True)
         scope = trio.CancelScope()
         session.tasks.add(scope)
-        fields: Mapping[str, Any] = {}
+        frame = b""
         failure: ImError | None = None
         try:
             with scope, _deadline(endpoint.timeout_s):
-                fields = fields_of(await endpoint.handler(context, request))
-                await context.wait_durable()
+                fields = await self._carry_out(session, endpoint, request)
+                if request.rid:
+                    frame = _answer_frame(session, endpoint.command_id, request.rid, flags, fields)
         except ImError as exc:
             failure = exc
         except Exception as exc:
@@ -291,20 +289,22 @@ class Router:
             if session.gate is not None:
                 session.unbind()
             self._fail_now(session, endpoint, request.rid, flags, failure)
-        elif request.rid and not scope.cancelled_caught:
-            session.send(
-                encode_frame(
-                    endpoint.command_id,
-                    {"rid": request.rid, "code": 0, **fields},
-                    flags & JSON | (session.flags or 0) & GZIP,
-                )
-            )
+        elif frame:
+            session.send(frame)
         if session.gate is not None:
             session.open_gate()
         if session.closing_notice is not None:
             session.go_away(*session.closing_notice, code=401)
         self._resume_if_free(session)
         self._shard.end_of_turn()
+
+    async def _carry_out(self, session: Session, endpoint: _Endpoint, request: Any) -> Mapping[str, Any]:
+        """Run an `async def` handler; its fields, once all that it wrote is durable."""
+        # A context of its own: what one request has written is no other one's to wait for.
+        context = Context(self._apps[endpoint.owner], session, is_async=True)
+        fields = fields_of(await endpoint.handler(context, request))
+        await context.wait_durable()
+        return fields
 
     def _is_busy(self, session: Session) -> bool:
         # Before login one request at a time: what follows a LOGIN on the wire finds its user there.
@@ -321,7 +321,7 @@ class Router:
             raise NotFound(f"there is no command {command_id} on this server", error="unknown_command")
         request = endpoint.decode(encode_msgpack(body), 0)
         if endpoint.is_async:
-            return dict(fields_of(await endpoint.handler(self._context(session, endpoint.owner, is_async=True), request)))
+            return dict(await self._carry_out(session, endpoint, request))
         context = self._context(session, endpoint.owner, is_async=False)
         section = self._shard.section
         for _ in range(_MAX_LOADS):
@@ -335,8 +335,10 @@ class Router:
                 section.abandon()
                 raise
             else:
-                section.finish()
+                writes = section.finish()
                 await self._shard.wait_durable()
+                if any(write.error is not None for write in writes or ()):
+                    raise _not_stored()
                 return fields
             await self._load(wanted, endpoint.timeout_s)
         raise Unavailable("this needs more loads than allowed")
@@ -442,10 +444,19 @@ def _error_frame(command_id: int, rid: int, flags: int, error: ImError) -> bytes
     return encode_frame(ERROR, {**fields, "command": command_id}, flags)
 
 
+def _answer_frame(session: Session, command_id: int, rid: int, flags: int, fields: Mapping[str, Any]) -> bytes:
+    """A request's answer, in its own encoding."""
+    return encode_frame(command_id, {"rid": rid, "code": 0, **fields}, flags & JSON | (session.flags or 0) & GZIP)
+
+
+def _not_stored() -> Unavailable:
+    return Unavailable("it could not be stored; nothing was; try again")
+
+
 def refusal_of(frame: bytes, rid: int) -> bytes:
     """The answer to a request whose commit failed, in place of the one that was held."""
     command_id = frame[4] << 8 | frame[5]
-    return _error_frame(command_id, rid, frame[7] & JSON, Unavailable("it could not be stored; nothing was; try again"))
+    return _error_frame(command_id, rid, frame[7] & JSON, _not_stored())
 
 
 def _over_rate(excess_s: float) -> RateLimited:

@@ -6,9 +6,10 @@ returned, or takes everything back that the handler wrote if it raised.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from imserver.journal import Batch, Journal, Write
+from imserver.journal import Batch, Held, Journal, Write
 
 if TYPE_CHECKING:
     from imserver.conversations import Conversations
@@ -20,29 +21,41 @@ class Section:
     __slots__ = (
         "_conversations",
         "_depth",
+        "_hand_on",
         "_has_lock",
-        "_in_handler",
         "_journal",
         "_messages",
         "_rows",
         "_shard_index",
         "_undo",
         "_writes",
+        "in_handler",
+        "pushes",
     )
 
-    def __init__(self, journal: Journal, conversations: Conversations, shard_index: int) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        conversations: Conversations,
+        shard_index: int,
+        hand_on: Callable[[Sequence[Held]], None],
+    ) -> None:
         self._journal = journal
         self._conversations = conversations
         self._shard_index = shard_index
+        self._hand_on = hand_on
         self._has_lock = False
-        self._in_handler = False
+        #: A `def` handler runs.
+        self.in_handler = False
+        #: Its pushes: handed on when it has returned, dropped if it raises.
+        self.pushes: list[Held] = []
         self._depth = 0
         # Where the batch stood when the handler first wrote.
         self._undo = self._rows = self._writes = self._messages = 0
 
     def begin(self) -> None:
         """A `def` handler begins."""
-        self._in_handler = True
+        self.in_handler = True
 
     def enter(self) -> None:
         """Something is about to be written: from here to the handler's end nobody else writes."""
@@ -60,13 +73,17 @@ class Section:
     def leave(self) -> None:
         """The write is done. Outside of a `def` handler each write is a section of its own."""
         self._depth -= 1
-        if not self._in_handler and not self._depth:
+        if not self.in_handler and not self._depth:
             self._has_lock = False
             self._journal.lock.release()
 
     def finish(self) -> list[Write] | None:
         """The handler has returned. Gives its SQL units, whose failure would make its answer an error."""
-        self._in_handler = False
+        self.in_handler = False
+        if self.pushes:
+            # Under the lock still, so that a conversation's pushes leave in its order.
+            pushes, self.pushes = self.pushes, []
+            self._hand_on(pushes)
         if not self._has_lock:
             return None
         batch = self._journal.current
@@ -79,8 +96,9 @@ class Section:
         return writes
 
     def abandon(self) -> None:
-        """The handler has raised: nothing that it wrote remains."""
-        self._in_handler = False
+        """The handler has raised: nothing that it wrote remains, nothing is pushed."""
+        self.in_handler = False
+        self.pushes.clear()
         if not self._has_lock:
             return
         batch = self._journal.current

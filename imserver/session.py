@@ -207,6 +207,9 @@ class Session:
             self.lose()
             return
         self._begin_closing(cancel_tasks=False)
+        # The end of input stays readable: it is looked at no more, and the close need not wait for it.
+        self._read_paused = True
+        self._watch()
 
     def park(self) -> None:
         """Carry out no further frame until `resume`; reading stops, so that what waits is bounded."""
@@ -259,8 +262,13 @@ class Session:
                 return
             self.gate.append(frame)
             return
-        if self._interceptor is not None and self._interceptor(frame[4] << 8 | frame[5], what):
-            return
+        if self._interceptor is not None:
+            try:
+                if self._interceptor(frame[4] << 8 | frame[5], what):
+                    return
+            except Exception:
+                self.shard.log.exception("interceptor_fault", user=self.user_id, session=self.session_id)
+                self.intercept(None)
         self.send(frame)
 
     def shut_gate(self) -> None:
@@ -355,6 +363,9 @@ class Session:
     def _finish_closing(self) -> None:
         if self.shard.waiting or self.in_flight:
             return  # an answer may still come; the linger time bounds the wait
+        if self._read_paused:
+            self.lose()  # the peer has ended its side before us
+            return
         try:
             self._socket.shutdown(socket.SHUT_WR)
         except OSError:

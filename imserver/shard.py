@@ -88,7 +88,7 @@ class Shard:
         self.now = clock.monotonic()
         self.reactor = Reactor(self._begin_tick, self._end_tick, lambda: journal.is_full)
         self.wheel = Wheel(self.now)
-        self.section = Section(journal, conversations, index)
+        self.section = Section(journal, conversations, index, self._hand_on)
         self.read_buffer = bytearray(READ_BYTES)
         self.read_view = memoryview(self.read_buffer)
         self.sessions: set[Session] = set()
@@ -96,6 +96,8 @@ class Shard:
         self.dirty: list[Session] = []
         #: Batches that hold, or may come to hold, frames of this shard; oldest first.
         self.waiting: deque[Batch] = deque()
+        #: How many of the frames in them are `_Conditional`.
+        self._conditionals = 0
         self._mailbox: deque[Callable[[], None]] = deque()
         self._durable_waiters: dict[int, list[trio.Event]] = {}
         self._nursery: trio.Nursery | None = None
@@ -202,8 +204,8 @@ class Shard:
     def _release(self, batch: Batch) -> None:
         frames = batch.frames[self.index]
         if batch.state == DURABLE:
-            if batch.writes:
-                frames = [_resolve(held) for held in frames]
+            if self._conditionals:
+                frames = [self._resolve(held) for held in frames]
             dirty = self.dirty
             for session, frame, what in frames:
                 if session.is_plain:
@@ -217,6 +219,7 @@ class Shard:
         else:
             for session, frame, what in frames:
                 if isinstance(what, _Conditional):
+                    self._conditionals -= 1
                     what = what.rid
                 if isinstance(what, int):
                     session.deliver_released(refusal_of(frame, what), what)
@@ -228,6 +231,16 @@ class Shard:
         if batch.state == DURABLE and batch.messages[self.index]:
             self.router.after_commit(batch.messages[self.index])
 
+    def _resolve(self, held: Held) -> Held:
+        """An answer as it is now that the fate of its handler's units is known."""
+        session, frame, what = held
+        if not isinstance(what, _Conditional):
+            return held
+        self._conditionals -= 1
+        if any(write.error is not None for write in what.writes):
+            return session, refusal_of(frame, what.rid), what.rid
+        return session, frame, what.rid
+
     # ------------------------------------------------------------ frames that wait
 
     @property
@@ -237,10 +250,14 @@ class Shard:
 
     def hold(self, session: Session, frame: bytes, rid: int, writes: Sequence[Write] | None) -> None:
         """Send an answer when everything that its handler could have seen or written is durable."""
-        if self.waiting:
-            self.waiting[-1].frames[self.index].append((session, frame, _Conditional(rid, writes) if writes else rid))
-        else:
+        if not self.waiting:
             session.send(frame)
+        elif writes:
+            # Where another shard has opened a batch since, that is a later one than the units are in.
+            self._conditionals += 1
+            self.waiting[-1].frames[self.index].append((session, frame, _Conditional(rid, writes)))
+        else:
+            self.waiting[-1].frames[self.index].append((session, frame, rid))
 
     async def wait_durable(self) -> None:
         """Wait until all that is in memory now is durable.
@@ -273,11 +290,9 @@ class Shard:
 
     def push(self, user_ids: Iterable[str], command: int, body: Any, except_session: Session | None) -> None:
         """Send a push to all sessions of these users when all that memory knows is durable."""
-        if not self.waiting:
-            self.push_committed(user_ids, command, body, except_session)
-            return
+        in_handler = self.section.in_handler
+        pushes = self.section.pushes if in_handler else []
         by_user = self.directory.by_user
-        held = self.waiting[-1].frames[self.index]
         encoded: dict[int | None, bytes] = {}
         for user_id in user_ids:
             for session in by_user.get(user_id, ()):
@@ -286,10 +301,23 @@ class Shard:
                 frame = encoded.get(session.flags)
                 if frame is None:
                     frame = encoded[session.flags] = encode_frame(command, body, session.flags or 0)
-                if session.shard is self:
-                    held.append((session, frame, body))
-                else:
-                    session.shard.hold_from_elsewhere(session, frame, body)
+                pushes.append((session, frame, body))
+        if not in_handler:
+            self._hand_on(pushes)
+
+    def _hand_on(self, pushes: Sequence[Held]) -> None:
+        """Hold pushes until all that memory knows is durable."""
+        held = self.waiting[-1].frames[self.index] if self.waiting else None
+        for push in pushes:
+            session, frame, body = push
+            if session.shard is not self:
+                session.shard.hold_from_elsewhere(session, frame, body)
+            elif held is not None:
+                held.append(push)
+            else:
+                session.deliver_released(frame, body)
+        if held is None:
+            self.end_of_turn()
 
     def push_committed(
         self, user_ids: Iterable[str], command: int, body: Any, except_session: Session | None
@@ -377,13 +405,3 @@ class Shard:
             self.section.leave()
         self.end_of_turn()
         return write
-
-
-def _resolve(held: Held) -> Held:
-    """An answer as it is now that the fate of its handler's units is known."""
-    session, frame, what = held
-    if not isinstance(what, _Conditional):
-        return held
-    if any(write.error is not None for write in what.writes):
-        return session, refusal_of(frame, what.rid), what.rid
-    return session, frame, what.rid

@@ -20,7 +20,7 @@ from imserver.connection import add_connection_commands
 from imserver.conversations import Conversations, Draft
 from imserver.directory import Directory
 from imserver.errors import NotLoaded, StorageUnavailable
-from imserver.journal import Journal
+from imserver.journal import DURABLE, Journal
 from imserver.plugin import ANYONE, Plugin, command
 from imserver.plugin_loader import Registry
 from imserver.shard import Shard
@@ -66,6 +66,10 @@ class FaultyStore:
     def fail_next(self, error=None):
         self.failures.append(error or StorageUnavailable("the disk is full: as the test wants it"))
 
+    def pass_next(self):
+        """Let one commit through before the next one that fails."""
+        self.failures.append(None)
+
     def shut(self):
         self.gate.clear()
 
@@ -75,8 +79,9 @@ class FaultyStore:
     def commit(self, batch):
         self.entered.release()
         self.gate.wait(PATIENCE_S)
-        if self.failures:
-            raise self.failures.popleft()
+        failure = self.failures.popleft() if self.failures else None
+        if failure is not None:
+            raise failure
         self.database.commit(batch)
         self.committed.append(batch.number)
 
@@ -86,6 +91,62 @@ class FaultyStore:
     async def wait_entered(self):
         """Wait until the writer has taken a batch."""
         await trio.to_thread.run_sync(lambda: self.entered.acquire(timeout=PATIENCE_S))
+
+
+class ManualJournal(Journal):
+    """A journal without a thread: a test takes the open batch and finishes it, in two steps."""
+
+    def start(self, shards):
+        self._shards = list(shards)
+        self._open = self._new_batch()
+
+    def take(self):
+        """The open batch, if there is anything in it: it is in flight from now on."""
+        self.submit()
+        return self._take()
+
+    def finish(self, batch):
+        """Commit a batch that was taken; whether it is durable."""
+        self._commit(batch)
+        return batch.state == DURABLE
+
+    def commit_now(self):
+        """Take and finish; whether all is durable."""
+        batch = self.take()
+        return batch is None or self.finish(batch)
+
+
+class ManualShard:
+    """What a journal knows of a shard."""
+
+    def __init__(self):
+        self.waiting = deque()
+
+    def wake(self):
+        pass
+
+
+class InlineReads:
+    """A database whose reads run in the caller's thread, so that nothing has to be awaited; see `now`."""
+
+    def __init__(self, database):
+        self._database = database
+        self.read_now = database.read_now
+
+    async def read_transaction(self, read):
+        return self._database._read(read)
+
+    async def read(self, sql, params=()):
+        return self._database.read_now(sql, params)
+
+
+def now(coroutine):
+    """The result of a coroutine that never waits."""
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        return done.value
+    raise AssertionError("it waits")
 
 
 class Peer:

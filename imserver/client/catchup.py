@@ -155,11 +155,10 @@ class CatchUp:
         """Send PUSH_ACK for what the application has taken, for as long as the client lives."""
         backoff = Backoff()
         while True:
-            acks = self._delivery.due_acks(ACKS)
-            if not acks:
-                self._changed.ring()
+            if not self._delivery.has_acks:
                 await self._changed.wait()
                 continue
+            acks = self._delivery.due_acks(ACKS)
             self._is_confirming = True
             try:
                 await self._confirm(acks)
@@ -170,6 +169,7 @@ class CatchUp:
                 await trio.sleep(backoff.next_delay_s((error.retry_after_ms or 0) / 1000))
             finally:
                 self._is_confirming = False
+                self._changed.ring()
 
     async def _confirm(self, acks: dict[str, int]) -> None:
         try:

@@ -681,6 +681,8 @@ class Client:
         if self._handed is not None:
             self.ack(self._handed)
         self._event_taken()
+        self._delivery.hurry()
+        self._changed.ring()
         with trio.move_on_after(FLUSH_TIMEOUT_S):
             while self._catch_up.has_unconfirmed and self.is_connected:
                 await self._changed.wait()

@@ -188,19 +188,19 @@ class Connection:
         while not self.is_lost:
             now = trio.current_time()
             dead_at = self._last_received + DEAD_AFTER_HEARTBEATS * self._heartbeat_s
-            if now >= dead_at:
-                # Perhaps it was this process that slept (a blocking call, a closed lid): let the reader look first.
-                await trio.sleep(GRACE_HEARTBEATS * self._heartbeat_s)
-                if self._last_received + DEAD_AFTER_HEARTBEATS * self._heartbeat_s > trio.current_time():
-                    continue
-                self.lose(f"no frame for {trio.current_time() - self._last_received:.1f} s")
-                return
             if now >= next_beat:
                 try:
                     self._queue.send_nowait(_BARE_HEARTBEAT)
                 except trio.WouldBlock:
                     log.debug("no heartbeat: %d frames wait, and count as life", MAX_QUEUED_FRAMES)
                 next_beat = now + self._heartbeat_s
+            if now >= dead_at:
+                # Perhaps it was this process that slept (a blocking call, a closed lid): the heartbeat just queued asks.
+                await trio.sleep(GRACE_HEARTBEATS * self._heartbeat_s)
+                if self._last_received + DEAD_AFTER_HEARTBEATS * self._heartbeat_s > trio.current_time():
+                    continue
+                self.lose(f"no frame for {trio.current_time() - self._last_received:.1f} s")
+                return
             with trio.move_on_at(min(dead_at, next_beat)):
                 await self._heartbeat_changed.wait()
                 next_beat = min(next_beat, trio.current_time() + self._heartbeat_s)

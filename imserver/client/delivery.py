@@ -85,6 +85,7 @@ class Delivery:
         self._tracks = {name: _Track(at, got=at.taken_seq) for name, at in state.positions.items()}
         self._lagging: dict[str, None] = {name: None for name, track in self._tracks.items() if track.is_lagging}
         self._acks: dict[str, int] = {}
+        self._lazy_acks: dict[str, int] = {}  # own messages and holes: they ride with the next real confirmation
         self._early_total = 0
         self._wants_sync = False
         self._unknown: dict[str, bool] = {}  # pushed before SYNC showed it -> a SYNC was asked since
@@ -208,6 +209,7 @@ class Delivery:
         track.position.taken_seq = message.seq
         self._settle(message.conversation_id, track)
         self._acks[message.conversation_id] = track.position.taken_seq
+        self._lazy_acks.pop(message.conversation_id, None)
 
     def next_pull(self, limit: int) -> Pull | None:
         """Return the next PULL to make, or None: nothing is missing, or the application has enough to do."""
@@ -222,8 +224,16 @@ class Delivery:
 
     def due_acks(self, limit: int) -> dict[str, int]:
         """Return up to `limit` confirmations (conversation -> seq) and forget them; `owe` takes them back."""
-        names = list(self._acks)[:limit]
-        return {name: self._acks.pop(name) for name in names}
+        due = {}
+        for acks in (self._acks, self._lazy_acks):
+            for name in list(acks)[: limit - len(due)]:
+                due[name] = max(acks.pop(name), due.get(name, 0))
+        return due
+
+    def hurry(self) -> None:
+        """Make every confirmation due: this is the end."""
+        self.owe(self._lazy_acks)
+        self._lazy_acks.clear()
 
     def owe(self, acks: Mapping[str, int]) -> None:
         """Take back confirmations that did not reach the server."""
@@ -314,8 +324,9 @@ class Delivery:
             if message is not None and len(self._ready) >= self._max_ready:
                 break
             self._deliver(track, seq, message)
-        if not track.outstanding:
+        if not track.outstanding and track.position.taken_seq < track.got:
             track.position.taken_seq = track.got
+            self._lazy_acks[conversation_id] = track.got
         track.position.head_seq = max(track.position.head_seq, track.got)
         if track.is_lagging:
             self._lagging.setdefault(conversation_id)

@@ -43,7 +43,18 @@ _CHECKPOINT_BUSY_PAGES = 2000
 # A file larger than this is not read through at start: it would take minutes. `imserver check` is for that.
 _QUICK_CHECK_MAX_BYTES = 1 << 30
 
-_BROKEN_UNIT = (apsw.ConstraintError, apsw.SQLError, apsw.MismatchError, apsw.TooBigError, apsw.RangeError)
+# What a plugin's SQL or its values are to blame for: that unit fails, the commit goes on.
+_BROKEN_UNIT = (
+    apsw.ConstraintError,
+    apsw.SQLError,
+    apsw.MismatchError,
+    apsw.TooBigError,
+    apsw.RangeError,
+    apsw.BindingsError,
+    TypeError,
+    ValueError,  # a lone surrogate in a string
+    OverflowError,  # an integer over 64 bits
+)
 
 
 @lru_cache(maxsize=1024)

@@ -13,6 +13,9 @@ from imserver.protocol.message import Message
 from imserver.snowflake import sent_at_ms
 from imserver.storage.database import Database, Query, Row
 
+#: Devices of one user whose confirmations are kept; a client that makes up a new id at each login fills these at most.
+MAX_DEVICES = 200
+
 _MESSAGE = "id, seq, rev, sender, client_id, type, body, extra"
 
 
@@ -302,14 +305,33 @@ class MessageStore:
         return statements
 
     @staticmethod
-    def delivery_statement(user_id: str, device_id: str, rows: list[tuple[int, int]]) -> tuple[str, Any]:
-        """Write what a device has confirmed: (conversation number, seq); a cursor never goes back."""
-        values = ",".join(["(?,?,?,?)"] * len(rows))
-        return (
-            f"INSERT INTO deliveries (user_id, device_id, conversation, seq) VALUES {values} "
-            "ON CONFLICT DO UPDATE SET seq = max(seq, excluded.seq)",
-            [value for number, seq in rows for value in (user_id, device_id, number, seq)],
-        )
+    def delivery_statements(
+        user_id: str, device_id: str, rows: list[tuple[int, int]], now_ms: int, *, is_first: bool
+    ) -> list[tuple[str, Any]]:
+        """Write what a device has confirmed; a cursor never goes back.
+
+        Args:
+            rows: (conversation number, seq).
+            is_first: the first time in this session: devices of the user beyond `MAX_DEVICES` are forgotten, those that
+                confirmed nothing for the longest time first.
+        """
+        values = ",".join(["(?,?,?,?,?)"] * len(rows))
+        statements: list[tuple[str, Any]] = [
+            (
+                f"INSERT INTO deliveries (user_id, device_id, conversation, seq, written_at) VALUES {values} "
+                "ON CONFLICT DO UPDATE SET seq = max(seq, excluded.seq), written_at = excluded.written_at",
+                [value for number, seq in rows for value in (user_id, device_id, number, seq, now_ms)],
+            )
+        ]
+        if is_first:
+            statements.append(
+                (
+                    "DELETE FROM deliveries WHERE user_id = ?1 AND device_id IN (SELECT device_id FROM deliveries "
+                    "WHERE user_id = ?1 GROUP BY device_id ORDER BY max(written_at) DESC LIMIT -1 OFFSET ?2)",
+                    (user_id, MAX_DEVICES),
+                )
+            )
+        return statements
 
 
 _BEYOND = 1 << 62

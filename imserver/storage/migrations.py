@@ -36,9 +36,10 @@ CORE = (
     CREATE UNIQUE INDEX messages_in_order ON messages (conversation, seq);
     CREATE INDEX messages_silent ON messages (conversation, seq) WHERE silent IS NOT NULL;
 
+    -- what a device has confirmed; written_at: milliseconds since the Unix epoch
     CREATE TABLE deliveries (
         user_id TEXT NOT NULL, device_id TEXT NOT NULL, conversation INTEGER NOT NULL, seq INTEGER NOT NULL,
-        PRIMARY KEY (user_id, device_id, conversation)
+        written_at INTEGER NOT NULL, PRIMARY KEY (user_id, device_id, conversation)
     ) STRICT, WITHOUT ROWID;
     """,
 )

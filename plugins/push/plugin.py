@@ -51,13 +51,14 @@ class Notification:
 class _DeviceState:
     """What the plugin keeps at a session."""
 
-    __slots__ = ("feed", "is_flush_due", "unwritten")
+    __slots__ = ("feed", "has_written", "is_flush_due", "unwritten")
 
     def __init__(self) -> None:
         self.feed: Feed | None = None
         #: conversation number -> confirmed seq, not yet on the way to the disk
         self.unwritten: dict[int, int] = {}
         self.is_flush_due = False
+        self.has_written = False
 
 
 class PushPlugin(Plugin):
@@ -121,13 +122,11 @@ class PushPlugin(Plugin):
 
     def _flush(self, ctx: Context) -> None:
         state = self._state(ctx)
-        user_id = ctx.session.user_id
-        if state.unwritten and user_id is not None:
+        if state.unwritten and ctx.session.user_id is not None:
             rows = list(state.unwritten.items())
             state.unwritten = {}
-            # Devices without an id of their own cannot ask for what they missed: one row stands for all of them.
-            device_id = ctx.session.device_id if ctx.session.has_own_device else ""
-            ctx.conversations.confirm(user_id, device_id, rows)
+            ctx.conversations.confirm(ctx.session, rows, is_first=not state.has_written)
+            state.has_written = True
 
     @on_event("notify")
     def notify(self, ctx: AppContext, *, user_ids: Iterable[str], topic: str, body: Any) -> None:

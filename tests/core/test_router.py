@@ -282,7 +282,7 @@ async def test_refusals_before_the_handler(tmp_path):
         answer = await peer.call(6001, n="x")
         assert (answer["code"], answer["error"], answer["field"]) == (400, "bad_request", "n")
         answer = await peer.call(LOGIN, user="alice")
-        assert (answer["code"], answer["error"]) == (409, "already_logged_in")
+        assert (answer["code"], answer["error"]) == (409, "conflict")
 
 
 async def test_a_body_that_is_no_map_is_an_error_push(tmp_path):
@@ -317,11 +317,11 @@ async def test_the_limit_of_requests_in_flight(tmp_path):
         await rig.until(lambda: len(plugin.log) == 3)
         other = await rig.login("bob")
         await other.ok(6001, n=1)
-        assert plugin.log == [0, 1, 2]
+        assert sorted(plugin.log) == [0, 1, 2]  # Trio starts tasks in any order
         plugin.go.set()
         assert [(await peer.answer(rid))["n"] for rid in rids] == list(range(8))
         assert (await peer.answer(last))["sum"] == 42
-        assert plugin.log == list(range(8))
+        assert sorted(plugin.log) == list(range(8))
         assert peer.session.in_flight == 0
 
 
@@ -634,13 +634,12 @@ async def test_a_conversation_whose_first_handler_raised_survives_a_failed_commi
         raised = await alice.post(6020, how="d:alice:bob")
         fails = await alice.post(6011, how="x")
         await rig.until(lambda: rig.journal.current.writes)
+        rig.store.pass_next()
+        rig.store.fail_next()
         rig.store.open()
         assert (await alice.answer(blocker))["code"] == 0
-        rig.store.fail_next()
-        await alice.answer(raised)
-        await alice.answer(fails)
-        for _ in range(2):
-            await alice.call(SAY, to="bob")
+        assert (await alice.answer(raised))["code"] == 503
+        assert (await alice.answer(fails))["code"] == 503
         await alice.ok(SAY, to="bob")
         orphans = "SELECT count(*) FROM messages WHERE conversation NOT IN (SELECT number FROM conversations)"
         assert rig.rows(orphans) == [(0,)]
@@ -807,7 +806,7 @@ async def test_draining(tmp_path):
         command_id, body = await alice.push()
         assert (command_id, body["error"]) == (GOAWAY, "draining")
         answer = await alice.call(SAY, to="bob")
-        assert (answer["code"], answer["error"]) == (503, "draining")
+        assert (answer["code"], answer["error"]) == (503, "unavailable")
         assert answer["retry_after_ms"] > 0
         await alice.ok(HEARTBEAT)
 

@@ -40,13 +40,17 @@ def test_kill_rounds(make_server, shards):
         for person in people
         for device, deliver in (("phone", "missed"), ("laptop", "new"))
     ]
+    sending = list(zip(writers, senders, strict=True))
     for client in people + writers:
         client.close()
-    for _ in range(ROUNDS):
-        threads = [start(receiver.run, server.again(person, **receiver.options)) for person, receiver in receivers]
+    for number in range(ROUNDS):
         running = threading.Event()
-        for writer, sender in zip(writers, senders, strict=True):
-            threads.append(start(sender.run, server.again(writer), running))
+        threads = []
+        if number % 2:  # every other time the receivers come back into the stream
+            threads += [start(sender.run, server.again(writer), running) for writer, sender in sending]
+        threads += [start(receiver.run, server.again(person, **receiver.options)) for person, receiver in receivers]
+        if not number % 2:
+            threads += [start(sender.run, server.again(writer), running) for writer, sender in sending]
         wait_for_acks(senders, chance.randrange(1, 3_000))
         server.kill()
         join(threads)
@@ -55,7 +59,7 @@ def test_kill_rounds(make_server, shards):
     threads = [start(receiver.run, server.again(person, **receiver.options)) for person, receiver in receivers]
     stop = threading.Event()
     stop.set()
-    join([start(sender.run, server.again(writer), stop) for writer, sender in zip(writers, senders, strict=True)])
+    join([start(sender.run, server.again(writer), stop) for writer, sender in sending])
     archive = {}
     for person in people:
         client = server.again(person)

@@ -9,8 +9,8 @@ import sys
 import threading
 
 import pytest
-from process import ServerFailed
-from wire import HEARTBEAT, PULL, SEND, SYNC, direct
+from process import PASSWORD, ServerFailed
+from wire import HEARTBEAT, MARK_READ, PULL, REGISTER, SEND, SYNC, direct
 
 TEXT = "x" * 2_000
 
@@ -51,6 +51,10 @@ def check_full_disk(server, make_room):
     assert [message["seq"] for message in stored] == list(range(1, accepted + late + 1))
     assert bob.ok(SYNC)["conversations"][0]["last_seq"] == accepted + late
     alice.ok(HEARTBEAT)
+    marked = bob.fails((0, 503), MARK_READ, conversation_id=conversation, seq=accepted)
+    with server.client() as stranger:
+        stranger.fails((0, 503), REGISTER, user_id="comes-at-a-bad-time", password=PASSWORD)
+    assert bob.unread(conversation) == late + (0 if marked["code"] == 0 else accepted)
     make_room()
     answer = recovers(alice, bob, "after")
     assert not answer.get("duplicate")
@@ -201,7 +205,9 @@ class TestRefusesToStart:
         statement = "INSERT INTO migrations SELECT owner, 1000, checksum FROM migrations WHERE owner = ? AND number = 1"
         assert connection.execute(statement, (owner,)).rowcount == 1
         connection.close()
-        assert "newer" in self.refusal(used)
+        text = self.refusal(used)
+        assert str(path) in text
+        assert "newer" in text
 
     def test_folder_that_cannot_be_made(self, make_server):
         """A `data_dir` below a file cannot be: also for root."""

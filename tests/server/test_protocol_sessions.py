@@ -1,10 +1,11 @@
 """Devices and sessions: two at once, replaced, kicked; on one shard and on two."""
 
 import contextlib
+import threading
 
 import pytest
 from process import PASSWORD
-from wire import AUTH, CHANGE_PASSWORD, KICK_DEVICE, LIST_DEVICES, LOGOUT, MESSAGE, SEND
+from wire import AUTH, CHANGE_PASSWORD, KICK_DEVICE, LIST_DEVICES, LOGOUT, MESSAGE, PULL, SEND, direct
 
 
 def test_both_devices_of_both_users(sharded_server):
@@ -110,6 +111,38 @@ def test_nothing_is_carried_out_after_revocation(sharded_server, how):
         other.goaway()
     sharded_server.login().text(bob.user, "what bob hears", "c")
     assert bob.push()["body"] == "what bob hears"
+
+
+def stream(client, to, name):
+    """Send without pause until the server ends the connection; wants no answers."""
+    pause = threading.Event()
+    with contextlib.suppress(OSError):
+        for n in range(100_000):
+            client.send(SEND, {"to": to, "client_id": f"{name}-{n}", "body": "x"})
+            if n % 20 == 0:
+                pause.wait(0.002)  # below the limit on requests
+
+
+def test_revocation_under_load(sharded_server):
+    """Sessions that send without pause are kicked: all that they sent has an older id than what follows the answer."""
+    alice, bob = sharded_server.login(), sharded_server.login()
+    other = sharded_server.register()
+    victims = [sharded_server.login(alice.user) for _ in range(4)]
+    threads = [
+        threading.Thread(target=stream, args=(victim, other, victim.session_id), daemon=True) for victim in victims
+    ]
+    for thread in threads:
+        thread.start()
+    while not alice.sync_all()[0]:
+        pass  # until the first of their messages is stored
+    for victim in victims:
+        alice.ok(KICK_DEVICE, session_id=victim.session_id)
+    marker = bob.text(alice.user, "after the answers", "after")["message_id"]
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive(), "the server lets a kicked session send for ever"
+    (newest,) = alice.ok(PULL, conversation_id=direct(alice.user, other), limit=1)["messages"]
+    assert newest["message_id"] < marker
 
 
 def test_sessions_per_user(make_server):

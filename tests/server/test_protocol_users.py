@@ -2,8 +2,6 @@
 
 import base64
 import contextlib
-import hashlib
-import hmac
 import json
 import time
 
@@ -24,6 +22,7 @@ from wire import (
     UPDATE_PROFILE,
     ClosedByServer,
     direct,
+    sign,
 )
 
 OTHER_PASSWORD = "another horse 9 staple"
@@ -33,17 +32,6 @@ def rejected(server, token):
     """The token is good for nothing any more."""
     with server.client() as client:
         return client.call(AUTH, token=token)["code"] == 401
-
-
-def sign(secret, claims, algorithm="HS256"):
-    """A JWT made by hand, as an integrating system would with any library."""
-
-    def part(data):
-        return base64.urlsafe_b64encode(data).rstrip(b"=")
-
-    head = part(json.dumps({"alg": algorithm, "typ": "JWT"}).encode()) + b"." + part(json.dumps(claims).encode())
-    signature = hmac.digest(secret, head, hashlib.sha256) if algorithm == "HS256" else b""
-    return (head + b"." + part(signature)).decode()
 
 
 class TestRegister:
@@ -171,7 +159,7 @@ class TestLogin:
 
     def test_integrators_token(self, server):
         """A token signed with the server's secret is a login, for a user that nobody registered."""
-        secret = next(server.folder.rglob("secret")).read_bytes().strip()
+        secret = server.secret
         alice, now = server.login(), int(time.time())
         with server.client() as client:
             answer = client.ok(AUTH, token=sign(secret, {"sub": "integrated-1", "exp": now + 600}))
@@ -196,7 +184,7 @@ class TestLogin:
     def test_expiry(self, make_server):
         """A connection ends with its token, one's own (`auth.token_ttl`) or the integrator's: GOAWAY `token_expired`."""
         server = make_server({"auth.token_ttl": "1s", "limits.login_timeout": "1s"})
-        secret = next(server.folder.rglob("secret")).read_bytes().strip()
+        secret = server.secret
         alice, integrated = server.login(), server.client()
         integrated.auth(sign(secret, {"sub": "integrated-2", "exp": int(time.time()) + 2}))
         for client in (alice, integrated):
