@@ -105,6 +105,9 @@ class Server:
 
     def _build(self) -> tuple[Database, Journal]:
         config = self._config
+        if config.tls is not None:
+            # Never serve in the clear what was meant to be encrypted.
+            raise StartError("[tls] is set, but this version cannot serve TLS yet: remove it, and put a TLS proxy in front")
         load_secret(config.auth.secret_file)
         database = Database(config.server.data_dir, self._registry.migrations)
         store = MessageStore(database)

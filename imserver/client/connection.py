@@ -216,9 +216,9 @@ class Connection:
         waiting = self._waiting.get(rid)
         if waiting is None:
             return  # its caller has given up
-        waiting.answer = body
         if body["code"] == 0 and waiting.on_answer is not None:
-            waiting.on_answer(body)
+            waiting.on_answer(body)  # one that finds the answer wrong ends the connection, and the request without an answer
+        waiting.answer = body
         waiting.done.set()
 
     def _next_rid(self) -> int:

@@ -224,7 +224,7 @@ class Delivery:
 
     def due_acks(self, limit: int) -> dict[str, int]:
         """Return up to `limit` confirmations (conversation -> seq) and forget them; `owe` takes them back."""
-        due = {}
+        due: dict[str, int] = {}
         for acks in (self._acks, self._lazy_acks):
             for name in list(acks)[: limit - len(due)]:
                 due[name] = max(acks.pop(name), due.get(name, 0))

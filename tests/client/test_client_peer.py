@@ -107,7 +107,9 @@ async def test_batch_gives_each_message_its_result(peer):
     async def half(link, body):
         first, second = body["messages"]
         assert (first["to"], second["conversation_id"]) == ("alice", "g:x")
-        return {"results": [{"code": 0, **peer.send_answer(link, first)}, {"code": 403, "error": "forbidden", "message": ""}]}
+        return {
+            "results": [{"code": 0, **peer.send_answer(link, first)}, {"code": 403, "error": "forbidden", "message": ""}]
+        }
 
     peer.on[wire.SEND_BATCH] = half
     async with bob_on(peer) as client:
@@ -365,7 +367,7 @@ async def test_client_process_that_restarts_goes_on_where_it_stopped(peer):
 async def test_message_is_not_taken_when_the_block_fails(peer):
     """An exception in the loop's body: not confirmed, not in the state; the block's own exception comes out bare."""
     state = State()
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ZeroDivisionError):  # noqa: PT012  # what comes out of the block is the point
         async with bob_on(peer, state=state) as client:
             await peer.say("1")
             async for _ in client.messages():
@@ -491,7 +493,7 @@ async def test_events_without_room_are_counted_and_changes_are_fetched(peer):
 @pytest.mark.parametrize(("error", "kind"), [("replaced", SessionReplaced), ("kicked", SessionKicked)])
 async def test_session_that_the_server_ended_ends_the_block(peer, error, kind):
     """GOAWAY replaced, kicked: no reconnect, the block is cancelled, one clear exception, outside of any group."""
-    with pytest.raises(kind) as caught:
+    with pytest.raises(kind) as caught:  # noqa: PT012  # what comes out of the block is the point
         async with bob_on(peer) as client:
             await peer.push(wire.GOAWAY, {"code": 401, "error": error, "message": "because"})
             await trio.sleep_forever()
@@ -556,7 +558,7 @@ async def test_token_refused_at_reconnect_is_refreshed(peer):
 
 async def test_token_that_cannot_be_refreshed_ends_the_client(peer):
     """Both tokens dead: AuthenticationLost, not a loop."""
-    with pytest.raises(AuthenticationLost):
+    with pytest.raises(AuthenticationLost):  # noqa: PT012  # what comes out of the block is the point
         async with bob_on(peer):
             peer.token = peer.refresh_token = "another"
             for link in list(peer.links):
@@ -656,10 +658,9 @@ async def test_use_after_the_block_is_an_error(peer):
 
 async def test_exception_group_of_the_application_stays_its_own():
     """Only this client's group is undone: a nursery of the application's raises what it raised."""
-    with pytest.raises(ExceptionGroup) as caught:
-        async with open_client("127.0.0.1:9"):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(anext, iter(()))  # a TypeError inside
+    with pytest.raises(ExceptionGroup) as caught:  # noqa: PT012  # what comes out of the block is the point
+        async with open_client("127.0.0.1:9"), trio.open_nursery() as nursery:
+            nursery.start_soon(anext, iter(()))  # a TypeError inside
     assert [type(error) for error in caught.value.exceptions] == [TypeError]
 
 
@@ -676,6 +677,6 @@ async def test_server_that_is_not_there_is_a_timeout_that_says_why():
 @pytest.mark.parametrize("address", ["", "host", "host:", ":9000", "host:0", "host:70000", "udp://host:1", "host:x"])
 async def test_address_that_is_none_is_refused(address):
     """A clear error before anything is tried."""
-    with pytest.raises(ValueError, match="address|scheme"):
+    with pytest.raises(ValueError, match=r"address|scheme"):
         async with open_client(address):
             pass
