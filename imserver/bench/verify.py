@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 from imserver.bench import wire
@@ -29,7 +30,7 @@ def sequence_faults(who: str, numbers: Iterable[int], count: int) -> list[str]:
     if foreign:
         faults.append(f"{who}: {len(foreign)} messages that were never sent, the first is {min(foreign)}")
     if not faults:
-        at = next(index for index, (a, b) in enumerate(zip(got, got[1:], strict=False)) if b < a)
+        at = next(index for index, (a, b) in enumerate(pairwise(got)) if b < a)
         faults.append(f"{who}: out of order, {got[at + 1]} came after {got[at]}")
     return faults
 

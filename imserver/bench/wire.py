@@ -28,7 +28,7 @@ _U32 = Struct(">I")
 
 def frame(command: int, fields: dict[str, Any]) -> bytes:
     """One whole frame."""
-    body = msgpack.packb(fields)
+    body: bytes = msgpack.packb(fields)
     return HEADER.pack(HEADER.size + len(body), command, 1, 0) + body
 
 

@@ -23,7 +23,7 @@ def bench() -> None:
 
 @bench.command()
 @click.option("-p", "--pairs", "pair_count", default=50, show_default=True, type=click.IntRange(1, 20_000))
-@click.option("-w", "--window", default=1, show_default=True, type=click.IntRange(1, 1024), help="Messages in flight a pair.")
+@click.option("-w", "--window", default=1, show_default=True, type=click.IntRange(1, 1024), help="In flight, each pair.")
 @click.option("--seconds", default=5.0, show_default=True, type=click.FloatRange(0.1, 3600), help="The measured span.")
 @click.option("--warmup", "warmup_s", default=1.0, show_default=True, type=click.FloatRange(0, 600))
 @click.option("--size", default=100, show_default=True, type=click.IntRange(1, 100_000), help="Bytes of text a message.")

@@ -76,7 +76,8 @@ def _migrate_owner(connection: apsw.Connection, owner: str, scripts: Sequence[st
     if newest > len(scripts):
         raise StartError(
             f"the database {connection.db_filename('main')} is newer than this program: its tables of `{owner}` are at "
-            f"migration {newest}, this version knows {len(scripts)}. Run the newer version, or restore a backup from before the upgrade."
+            f"migration {newest}, this version knows {len(scripts)}. Run the newer version, or restore a backup from "
+            f"before the upgrade."
         )
     for number, script in enumerate(scripts, start=1):
         checksum = hashlib.sha256(script.encode()).hexdigest()[:16]
