@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Mapping
 from typing import Any, Final
 
-import msgpack  # type: ignore[import-untyped]  # the package ships no type information
+import msgpack
 from attrs import frozen
 
 from .errors import RemoteProtocolError

@@ -94,6 +94,15 @@ def test_push_during_a_pull_is_not_lost_with_an_answer_that_is_older():
     assert pull_all(delivery, [message(n) for n in range(1, 7)]) == [3, 4, 5, 6]
 
 
+def test_early_push_that_a_pull_leaves_out_is_delivered_in_its_place():
+    """What came early exists, whatever the page says."""
+    delivery = started()
+    delivery.synced([entry(3)], "d", more=False)
+    delivery.pushed(message(4))
+    delivery.pulled(delivery.next_pull(100), [message(2), message(5)])
+    assert drain(delivery) == [2, 4, 5]
+
+
 def test_own_messages_are_skipped_and_confirmed():
     """One's own, known by the answer, by the pending client id or by the prefix, never come back."""
     delivery = started()

@@ -658,7 +658,7 @@ async def test_use_after_the_block_is_an_error(peer):
 
 async def test_exception_group_of_the_application_stays_its_own():
     """Only this client's group is undone: a nursery of the application's raises what it raised."""
-    with pytest.raises(ExceptionGroup) as caught:  # noqa: PT012  # what comes out of the block is the point
+    with pytest.raises(ExceptionGroup) as caught:
         async with open_client("127.0.0.1:9"), trio.open_nursery() as nursery:
             nursery.start_soon(anext, iter(()))  # a TypeError inside
     assert [type(error) for error in caught.value.exceptions] == [TypeError]

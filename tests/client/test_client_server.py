@@ -1,0 +1,93 @@
+"""The client against a real server process: the first conversation, and `kill -9` under load."""
+
+import json
+
+import trio
+
+from imserver.client import Conflict, Read, State, open_client
+
+PASSWORD = "correct horse 7 battery"
+
+
+def connector(server):
+    """Connects to wherever the server listens now: a restart takes another port."""
+
+    async def connect():
+        return await trio.open_tcp_stream(*server.address)
+
+    return connect
+
+
+async def log_in(client, user_id):
+    """Register unless that was done before, then log in."""
+    try:
+        await client.register(user_id, PASSWORD)
+    except Conflict:
+        assert client.user_id is None
+    await client.login(user_id, PASSWORD, device_id="laptop", timeout_s=60)
+
+
+async def test_first_conversation_with_the_real_server(server):
+    """Both ways, read marks, profile, devices, and the tokens."""
+    async with open_client(connector(server)) as anna, open_client(connector(server)) as ben:
+        events = anna.events()
+        await log_in(anna, "sdk-anna")
+        await log_in(ben, "sdk-ben")
+        sent = await anna.send("sdk-ben", "hello")
+        got = await anext(ben.messages())
+        assert (got.body, got.seq, got.from_) == ("hello", sent.seq, "sdk-anna")
+        assert await ben.mark_read(got.conversation_id, got.seq) == 0
+        assert await anext(events) == Read(got.conversation_id, "sdk-ben", got.seq)
+        await ben.send("sdk-anna", {"bytes": b"\x00\xff"}, type="custom")
+        assert (await anext(anna.messages())).body == {"bytes": b"\x00\xff"}
+        again = await anna.send("sdk-ben", "hello", client_id=sent.client_id)
+        assert (again.seq, again.duplicate) == (sent.seq, True)
+        await anna.update_profile(nickname="Anna")
+        assert [user.nickname for user in await ben.get_users(["sdk-anna"])] == ["Anna"]
+        assert [device.device_id for device in await ben.list_devices()] == ["laptop"]
+        old = anna.credentials
+        assert (await anna.refresh()).refresh_token != old.refresh_token
+
+
+async def test_killed_server_loses_doubles_and_reorders_nothing(make_server):
+    """Three times kill -9 while messages flow: each is accepted once, and received once, in order, with one restart of
+    the receiving client in between that goes on from its persisted state."""
+    server = make_server()
+    total, got, saved = 150, [], {}
+
+    async def send():
+        async with open_client(connector(server), backoff_max_s=0.2) as anna:
+            await log_in(anna, "anna")
+            for n in range(total):
+                sent = await anna.send("ben", str(n), timeout_s=60)
+                assert sent.seq == n + 1
+
+    async def receive(upto):
+        async with open_client(connector(server), state=State.from_dict(saved), backoff_max_s=0.2) as ben:
+            await log_in(ben, "ben")
+            ready.set()
+            async for message in ben.messages():
+                got.append(message.body)
+                ben.ack(message)
+                saved.update(json.loads(json.dumps(ben.state.to_dict())))
+                if len(got) == upto:
+                    return
+
+    async def kill():
+        for mark in (20, 60, 110):
+            while len(got) < mark:
+                await trio.sleep(0.005)
+            await trio.to_thread.run_sync(server.kill)
+            await trio.to_thread.run_sync(server.start)
+
+    saved.update(State().to_dict())
+    ready = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(kill)
+        nursery.start_soon(receive, 80)
+        await ready.wait()
+        nursery.start_soon(send)
+        while len(got) < 80:
+            await trio.sleep(0.005)
+        nursery.start_soon(receive, total)
+    assert got == [str(n) for n in range(total)]
