@@ -104,8 +104,8 @@ class MessagesApi:
             ImError: a hook refused it.
             NotLoaded: something is not in memory; let it pass.
         """
-        for hook in self._send_hooks:
-            hook(self._context, draft)
+        for plugin, hook in self._send_hooks:
+            hook(self._context.of(plugin), draft)
         section = self._section
         section.enter()
         try:
@@ -117,8 +117,8 @@ class MessagesApi:
 
     def fleeting(self, draft: Draft) -> dict[str, Any]:
         """A message that is pushed and never stored: it has an id and a time but no `seq`. Runs the `before_send` hooks."""
-        for hook in self._send_hooks:
-            hook(self._context, draft)
+        for plugin, hook in self._send_hooks:
+            hook(self._context.of(plugin), draft)
         snowflake = self._shard.next_snowflake()
         message = {
             "conversation_id": draft.conversation_id,
@@ -237,13 +237,17 @@ class AppContext:
         self.directory: Directory = shard.directory
         self._unfinished: Batch | None = None
         #: The plugins' `before_send`; the router fills it in when all plugins have their contexts.
-        self.send_hooks: list[Callable[[AppContext, Draft], None]] = shard.send_hooks
+        self.send_hooks: list[tuple[str, Callable[[AppContext, Draft], None]]] = shard.send_hooks
         self._make_apis()
 
     def _make_apis(self) -> None:
         self.db = PluginDatabase(self._shard, self)
         self.messages = MessagesApi(self._shard, self)
         self.conversations = ConversationsApi(self._shard, self)
+
+    def of(self, plugin: str) -> AppContext:
+        """The same for another plugin: with its cache and settings."""
+        return self._shard.router.app_context(plugin)
 
     def has_written(self) -> None:
         """What this context does next may rest on a batch that is not durable yet."""
@@ -300,6 +304,10 @@ class Context(AppContext):
         self._make_apis()
         self.session = session
         self._is_async = is_async
+
+    def of(self, plugin: str) -> AppContext:
+        """See `AppContext.of`."""
+        return self._shard.router.context(self.session, plugin, is_async=self._is_async)
 
     def push(
         self, user_ids: Iterable[str], command: int, body: Any, *, except_session: Session | None = None

@@ -248,8 +248,8 @@ class Conversations:
             with self._lock:
                 # It may have been in memory, changed and evicted while we read: then read again.
                 if evictions == self._evictions and conversation_id not in self._by_id:
+                    self._evict()  # before: else, where all others are pinned, it would be the one to go
                     self._by_id[conversation_id] = self._build(conversation_id, loaded, since_ms)
-                    self._evict()
 
     def open_direct(self, conversation_id: str, user_ids: Iterable[str]) -> Conversation:
         """Begin a direct conversation in memory; its first message writes it. The caller has checked the users."""
@@ -429,7 +429,7 @@ class Conversations:
     def _evict(self) -> None:
         """Second chance: what was used since the hand last passed stays once more."""
         looked_at = 0
-        while (len(self._by_id) > MAX_CONVERSATIONS or self._keys_held > MAX_KEYS) and looked_at < 1000:
+        while (len(self._by_id) >= MAX_CONVERSATIONS or self._keys_held > MAX_KEYS) and looked_at < 1000:
             looked_at += 1
             conversation_id, conversation = next(iter(self._by_id.items()))
             is_pinned = conversation.newest_batch is not None and conversation.newest_batch.state != DURABLE

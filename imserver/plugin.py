@@ -278,8 +278,3 @@ def __getattr__(name: str) -> Any:
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(module, name)
-
-
-Fields = Mapping[str, Any]
-Rows = Iterable[tuple[Any, ...]]
-Loader = Callable[[], Awaitable[object]]

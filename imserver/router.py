@@ -108,7 +108,7 @@ class Router:
         self._login_hooks = self._hooks(registry.plugins, "on_login")
         self._disconnect_hooks = self._hooks(registry.plugins, "on_disconnect")
         # In place: the contexts have the list. What one of these raises reaches the sender.
-        shard.send_hooks[:] = [hook for _, hook in self._hooks(registry.plugins, "before_send")]
+        shard.send_hooks[:] = self._hooks(registry.plugins, "before_send")
         self._commit_hooks = self._hooks(registry.plugins, "after_commit")
         self._listeners = registry.listeners
         #: Loads under way, by key: everybody who needs the same waits for the same.
@@ -123,7 +123,8 @@ class Router:
         """The context of a plugin without a session."""
         return self._apps[plugin]
 
-    def _context(self, session: Session, owner: str, *, is_async: bool) -> Any:
+    def context(self, session: Session, owner: str, *, is_async: bool) -> Any:
+        """A plugin's context at a session, kept for the next time."""
         key = (owner, "async") if is_async else owner
         context = session.contexts.get(key)
         if context is None:
@@ -194,7 +195,7 @@ class Router:
         shard = self._shard
         context = session.contexts.get(endpoint.owner)
         if context is None:
-            context = self._context(session, endpoint.owner, is_async=False)
+            context = self.context(session, endpoint.owner, is_async=False)
         section = shard.section
         section.begin()
         try:
@@ -322,7 +323,7 @@ class Router:
         request = endpoint.decode(encode_msgpack(body), 0)
         if endpoint.is_async:
             return dict(await self._carry_out(session, endpoint, request))
-        context = self._context(session, endpoint.owner, is_async=False)
+        context = self.context(session, endpoint.owner, is_async=False)
         section = self._shard.section
         for _ in range(_MAX_LOADS):
             section.begin()
@@ -415,7 +416,7 @@ class Router:
     def _run_hooks(self, hooks: Iterable[tuple[str, Callable[..., Any]]], session: Session) -> None:
         for owner, hook in hooks:
             try:
-                hook(self._context(session, owner, is_async=True))
+                hook(self.context(session, owner, is_async=True))
             except Exception:
                 self._log.exception("hook_fault", plugin=owner, hook=hook.__name__, user=session.user_id)
 

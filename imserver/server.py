@@ -110,7 +110,7 @@ class Server:
             raise StartError("[tls] is set, but this version cannot serve TLS yet: remove it, and put a TLS proxy in front")
         load_secret(config.auth.secret_file)
         database = Database(config.server.data_dir, self._registry.migrations)
-        store = MessageStore(database)
+        store = MessageStore(database, self._clock)
         self.conversations: Conversations
         journal = Journal(database, lambda batches: self.conversations.forget(batches))
         self.conversations = Conversations(

@@ -385,6 +385,8 @@ class Session:
         self.gate = None
         if was_open:
             self._leave(cancel_tasks=True)
+        else:
+            self._cancel_tasks()  # those that were left running for a peer that had only ended its side
         self.shard.wheel.cancel(self)
         self.shard.forget(self)
         self.shard.reactor.close_socket(self._socket)
@@ -394,9 +396,12 @@ class Session:
         self.shard.directory.leave(self)
         self.backlog = None
         if cancel_tasks:
-            for scope in list(self.tasks):
-                scope.cancel()
+            self._cancel_tasks()
         self.shard.router.disconnected(self)
+
+    def _cancel_tasks(self) -> None:
+        for scope in list(self.tasks):
+            scope.cancel()
 
     # ------------------------------------------------------------ deadlines
 

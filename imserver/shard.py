@@ -102,7 +102,7 @@ class Shard:
         self._durable_waiters: dict[int, list[trio.Event]] = {}
         self._nursery: trio.Nursery | None = None
         #: The plugins' `before_send` hooks.
-        self.send_hooks: list[Callable[[AppContext, Draft], None]] = []
+        self.send_hooks: list[tuple[str, Callable[[AppContext, Draft], None]]] = []
         self.worker_limiter = trio.CapacityLimiter(8)
         self.router = Router(self, registry, table, caches)
 

@@ -320,7 +320,7 @@ class Rig:
         self.config = Config(server=Server(data_dir=folder), limits=attrs.evolve(Limits(), **(limits or {})))
         self.database = Database(folder, self.registry.migrations)
         self.store = FaultyStore(self.database)
-        self.messages = MessageStore(self.database)
+        self.messages = MessageStore(self.database, self.clock)
         self.journal = Journal(self.store, lambda batches: self.conversations.forget(batches))
         self.conversations = Conversations(
             snowflakes=Snowflakes(1, self.messages.last_snowflake(), self.clock.now_ms),

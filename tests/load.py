@@ -13,7 +13,8 @@ class Sender:
     """Keeps `window` messages in flight to several people, in turn; remembers what is not answered.
 
     `run` uses one connection until it ends or `stop` is set; the next `run` first resends what was not answered, under
-    the same client_ids and in the same order, so that a sender's messages stay in its own order.
+    the same client_ids and in the same order, so that a sender's messages stay in its own order. A refusal (503) ends
+    the run; with a window of one the message is sent again at once.
     """
 
     def __init__(self, history, name, people, window):
@@ -58,8 +59,11 @@ class Sender:
                     in_flight[self._post(client, client_id, to)] = client_id
                 rid = next(iter(in_flight))
                 answer = client.answer(rid)
-                self._settle(in_flight.pop(rid), answer)
-                if answer["code"] == 503:
+                client_id = in_flight.pop(rid)
+                self._settle(client_id, answer)
+                if answer["code"] == 503 and self.window == 1:
+                    in_flight[self._post(client, client_id, self.unanswered[client_id])] = client_id
+                elif answer["code"] == 503:
                     # What follows a refusal would overtake it: collect the answers, send no more.
                     for left, client_id in list(in_flight.items()):
                         self._settle(client_id, client.answer(left))

@@ -1,6 +1,5 @@
 """The test of plugins/words.py: a real server on a folder of its own, and two users."""
 
-import contextlib
 import json
 import subprocess
 import sys
@@ -26,10 +25,11 @@ def imserver(folder: Path, *command: str) -> list[str]:
     return [sys.executable, "-m", "imserver", *command, *(f"--set={key}={value}" for key, value in settings.items())]
 
 
-@contextlib.contextmanager
-def server(folder: Path):
-    """A running server; gives its address."""
-    with subprocess.Popen(imserver(folder, "run"), stderr=subprocess.PIPE, text=True) as process:
+@pytest.fixture
+def address(tmp_path):
+    """The address of a running server that has an admin."""
+    subprocess.run(imserver(tmp_path, "user", "add", "root", f"--password={PASSWORD}", "--role=admin"), check=True)
+    with subprocess.Popen(imserver(tmp_path, "run"), stderr=subprocess.PIPE, text=True) as process:
         try:
             yield next(json.loads(line)["tcp"][0] for line in process.stderr if '"ready"' in line)
         finally:
@@ -38,22 +38,21 @@ def server(folder: Path):
 
 
 @pytest.mark.trio
-async def test_words(tmp_path):
+async def test_words(address):
     """An admin puts a word on the list; from then on nobody can send it."""
-    subprocess.run(imserver(tmp_path, "user", "add", "root", f"--password={PASSWORD}", "--role=admin"), check=True)
-    with server(tmp_path) as address:
-        async with open_client(address) as root, open_client(address) as alice:
-            await root.login("root", PASSWORD)
-            await alice.register("alice", PASSWORD)
-            await alice.login("alice", PASSWORD)
+    async with open_client(address) as root, open_client(address) as alice:
+        await root.login("root", PASSWORD)
+        await alice.register("alice", PASSWORD)
+        await alice.login("alice", PASSWORD)
 
-            assert (await alice.send("root", "spam and eggs")).seq == 1
-            assert (await root.request(ADD_WORD, {"word": "Spam"}))["count"] == 1
-            assert (await alice.request(CHECK_TEXT, {"text": "eggs SPAM"}))["blocked"] == ["spam"]
-            with pytest.raises(Forbidden) as refusal:
-                await alice.send("root", "more spam")
-            assert refusal.value.error == "blocked_word"
-            assert (await alice.send("root", "more eggs")).seq == 2
+        assert (await alice.send("root", "spam and eggs")).seq == 1
+        assert (await root.request(ADD_WORD, {"word": "Spam"}))["is_new"] is True
+        assert (await root.request(ADD_WORD, {"word": "SPAM"}))["is_new"] is False
+        assert (await alice.request(CHECK_TEXT, {"text": "eggs SPAM"}))["blocked"] == ["spam"]
+        with pytest.raises(Forbidden) as refusal:
+            await alice.send("root", "more spam")
+        assert refusal.value.error == "blocked_word"
+        assert (await alice.send("root", "more eggs")).seq == 2
 
-            with pytest.raises(Forbidden):
-                await alice.request(ADD_WORD, {"word": "eggs"})
+        with pytest.raises(Forbidden):
+            await alice.request(ADD_WORD, {"word": "eggs"})

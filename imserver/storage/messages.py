@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 
+from imserver.clock import Clock, SystemClock
 from imserver.conversations import LoadedConversation, read_extra
 from imserver.protocol.body import decode_msgpack
 from imserver.protocol.message import Message
@@ -73,10 +74,14 @@ def _message(conversation_id: str, row: Row) -> Message:
 
 
 class MessageStore:
-    """Reads of committed data; each method is one read transaction in a worker thread."""
+    """Reads of committed data; each method is one read transaction in a worker thread.
 
-    def __init__(self, database: Database) -> None:
+    A message whose time is over (`expires_in_ms`) is in no answer; its `seq` stays its own.
+    """
+
+    def __init__(self, database: Database, clock: Clock | None = None) -> None:
         self._database = database
+        self._clock = clock or SystemClock()
 
     # ------------------------------------------------------------ start
 
@@ -150,23 +155,14 @@ class MessageStore:
             if not found:
                 return History([], 0, 0)
             number = found[0][0]
-            if after_seq is not None:
-                rows = query(
-                    f"SELECT {_MESSAGE} FROM messages WHERE conversation = ? AND seq > ? AND seq < ? ORDER BY seq LIMIT ?",
-                    (number, max(after_seq, first_visible), _BEYOND if before_seq is None else before_seq, limit),
-                )
-            else:
-                rows = query(
-                    f"SELECT {_MESSAGE} FROM messages WHERE conversation = ? AND seq > ? AND seq < ? "
-                    "ORDER BY seq DESC LIMIT ?",
-                    (number, first_visible, _BEYOND if before_seq is None else before_seq, limit),
-                )
-                rows.reverse()
+            low = max(first_visible, after_seq or 0)
+            high = _BEYOND if before_seq is None else before_seq
+            is_forward = after_seq is not None
+            messages = self._page(query, conversation_id, number, low, high, limit, is_forward=is_forward)
             last_seq, _ = _last(query, number)
             first = query(
                 "SELECT min(seq) FROM messages WHERE conversation = ? AND seq > ?", (number, first_visible)
             )[0][0]
-            messages = [_message(conversation_id, row) for row in rows]
             return History(messages, first or 0, last_seq if first else 0)
 
         return await self._database.read_transaction(read)
@@ -182,11 +178,9 @@ class MessageStore:
                 return [], 0
             number = found[0][0]
             # As long as the only change of a message is its coming, `rev` equals `seq` and one index serves both.
-            rows = query(
-                f"SELECT {_MESSAGE} FROM messages WHERE conversation = ? AND seq > ? ORDER BY seq LIMIT ?",
-                (number, max(since_rev, first_visible), limit),
-            )
-            return [_message(conversation_id, row) for row in rows], _last(query, number)[1]
+            low = max(since_rev, first_visible)
+            messages = self._page(query, conversation_id, number, low, _BEYOND, limit, is_forward=True)
+            return messages, _last(query, number)[1]
 
         return await self._database.read_transaction(read)
 
@@ -222,6 +216,8 @@ class MessageStore:
                 )
                 last_message = _message(conversation_id, last[0]) if last else None
                 last_seq = last_message.seq if last_message else 0
+                if last_message is not None and self._is_over(last_message):
+                    last_message = None
                 start = max(read_seq, own.get(number, 0), joined, hidden)
                 silent = query(
                     "SELECT count(*) FROM messages WHERE conversation = ? AND seq > ? AND silent IS NOT NULL",
@@ -264,11 +260,36 @@ class MessageStore:
 
     async def messages_after(self, conversation_id: str, number: int, after_seq: int, limit: int) -> list[Message]:
         """The next messages of a conversation, ascending."""
-        rows = await self._database.read(
-            f"SELECT {_MESSAGE} FROM messages WHERE conversation = ? AND seq > ? ORDER BY seq LIMIT ?",
-            (number, after_seq, limit),
+        return await self._database.read_transaction(
+            lambda query: self._page(query, conversation_id, number, after_seq, _BEYOND, limit, is_forward=True)
         )
-        return [_message(conversation_id, row) for row in rows]
+
+    # ------------------------------------------------------------ pages
+
+    def _page(
+        self, query: Query, conversation_id: str, number: int, low: int, high: int, limit: int, *, is_forward: bool
+    ) -> list[Message]:
+        """Messages with low < seq < high, ascending: the first `limit` of them, or the last.
+
+        Full as long as there are enough, so that a short page means the end.
+        """
+        order = "ASC" if is_forward else "DESC"
+        page: list[Message] = []
+        while len(page) < limit:
+            rows = query(
+                f"SELECT {_MESSAGE} FROM messages WHERE conversation = ? AND seq > ? AND seq < ? ORDER BY seq {order} LIMIT ?",
+                (number, low, high, limit),
+            )
+            found = [_message(conversation_id, row) for row in rows]
+            page += [message for message in found if not self._is_over(message)]
+            if len(rows) < limit:
+                break
+            low, high = (found[-1].seq, high) if is_forward else (low, found[-1].seq)
+        del page[limit:]
+        return page if is_forward else page[::-1]
+
+    def _is_over(self, message: Message) -> bool:
+        return message.expires_at is not None and message.expires_at <= self._clock.now_ms()
 
     # ------------------------------------------------------------ writes, as units for the journal
 

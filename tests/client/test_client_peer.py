@@ -76,7 +76,9 @@ async def test_login_send_receive_confirm(peer):
         assert (sent.conversation_id, sent.seq, sent.duplicate) == ("d:alice:bob", 1, False)
         await peer.say("hi")
         assert await take(client, 1) == ["hi"]
-    assert peer.delivered["laptop", "d:alice:bob"] == 2
+        await peer.wait_for(lambda: peer.delivered["laptop", "d:alice:bob"] == 2)
+        await client.send("alice", "bye")
+    assert peer.delivered["laptop", "d:alice:bob"] == 3, "one's own last message, confirmed at the end"
 
 
 async def test_refusal_is_the_error_of_its_code(peer):
@@ -284,13 +286,14 @@ async def test_what_came_while_away_is_delivered_after_the_reconnect(peer):
     async with bob_on(peer) as client:
         await peer.say("1")
         assert await take(client, 1) == ["1"]
+        cursor = client.state.cursor
         for link in list(peer.links):
             await link.stream.aclose()
         await peer.say("2", push=False)
         await peer.wait_for(lambda: peer.requests(wire.AUTH))
         await peer.say("3")
         assert await take(client, 2) == ["2", "3"]
-        assert client.state.cursor != ""
+        assert peer.requests(wire.AUTH)[0]["sync"] == cursor == "0"
 
 
 async def test_long_absence_is_caught_up_page_by_page(peer):
@@ -389,6 +392,8 @@ async def test_refused_history_is_passed(peer):
     await peer.say("still here", from_="carol", push=False)
     async with bob_on(peer) as client:
         assert await take(client, 1) == ["still here"]
+        assert client.state.positions["d:alice:bob"].taken_seq == 1
+    assert len([body for body in peer.requests(wire.PULL) if body["conversation_id"] == "d:alice:bob"]) == 1
 
 
 async def test_forgotten_cursor_means_looking_through_everything(peer):

@@ -1,6 +1,9 @@
 """The client against a real server process: the first conversation, and `kill -9` under load."""
 
 import json
+import re
+import sys
+from pathlib import Path
 
 import trio
 
@@ -64,10 +67,12 @@ async def test_killed_server_loses_doubles_and_reorders_nothing(make_server):
 
     async def receive(upto):
         async with open_client(connector(server), state=State.from_dict(saved), backoff_max_s=0.2) as ben:
-            await log_in(ben, "ben")
+            await (ben.login("ben", PASSWORD, device_id="laptop", timeout_s=60) if ready.is_set() else log_in(ben, "ben"))
             ready.set()
             async for message in ben.messages():
                 got.append(message.body)
+                if len(got) in marks:
+                    marks[len(got)].set()
                 ben.ack(message)
                 saved.update(json.loads(json.dumps(ben.state.to_dict())))
                 if len(got) == upto:
@@ -75,19 +80,39 @@ async def test_killed_server_loses_doubles_and_reorders_nothing(make_server):
 
     async def kill():
         for mark in (20, 60, 110):
-            while len(got) < mark:
-                await trio.sleep(0.005)
+            await marks[mark].wait()
             await trio.to_thread.run_sync(server.kill)
             await trio.to_thread.run_sync(server.start)
 
     saved.update(State().to_dict())
     ready = trio.Event()
+    marks = {count: trio.Event() for count in (20, 60, 80, 110)}
     async with trio.open_nursery() as nursery:
         nursery.start_soon(kill)
         nursery.start_soon(receive, 80)
         await ready.wait()
         nursery.start_soon(send)
-        while len(got) < 80:
-            await trio.sleep(0.005)
+        await marks[80].wait()
         nursery.start_soon(receive, total)
     assert got == [str(n) for n in range(total)]
+
+
+async def test_example_of_the_how_to_runs_as_it_stands(server):
+    """The forty lines of docs/howto/write-a-client.md: two runs, the second goes on behind the first."""
+    page = Path(__file__).parents[2] / "docs" / "howto" / "write-a-client.md"
+    host, port = server.address
+    [example] = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    async with open_client(connector(server)) as anna:
+        await log_in(anna, "howto-anna")
+        for answer in ("first", "second"):
+            words = [sys.executable, "-c", example, f"{host}:{port}", "howto-ben", "howto-anna"]
+            printed = []
+
+            async def run(words=words, printed=printed):
+                printed.append((await trio.run_process(words, capture_stdout=True)).stdout.decode())
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(run)
+                assert (await anext(anna.messages())).body == "hello from forty lines"
+                await anna.send("howto-ben", answer)
+            assert printed == [f"howto-anna: {answer}\n"]

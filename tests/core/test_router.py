@@ -9,6 +9,7 @@ import trio
 from helpers import BARRIER, LOGIN, MESSAGE, SAY, Nothing, running
 from imserver.errors import Conflict, NotLoaded, StorageUnavailable
 from imserver.plugin import ANYONE, Draft, ImError, PermissionDenied, Plugin, command, on_event, role
+from imserver.section import Section
 from wire import GZIP, HEADER, JSON, encode
 
 HEARTBEAT, GOAWAY, ERROR = 1, 2, 3
@@ -600,6 +601,42 @@ async def test_calls_refuse_and_fail_as_requests_do(tmp_path):
         await alice.ok(6001, n=1)
 
 
+async def test_a_call_whose_write_breaks_a_constraint(tmp_path):
+    """The caller learns that nothing was stored."""
+    async with running(tmp_path, Handlers()) as rig:
+        alice = await rig.login("alice")
+        await alice.ok(6018, how="6011")
+        assert (await alice.call(6018, how="6011"))["code"] == 503
+        assert await notes(rig) == ["called"]
+
+
+async def test_an_answer_that_another_shard_s_batch_holds(tmp_path, monkeypatch):
+    """Between a handler's end and its answer another shard may open a batch: a failed unit makes an error all the same."""
+    async with running(tmp_path, Handlers(), shards=2) as rig:
+        alice = await rig.login("alice")
+        await alice.ok(6011, how="one")
+        finish = Section.finish
+
+        def finish_and_be_overtaken(section):
+            writes = finish(section)
+            if writes:
+                rig.journal.submit()
+                assert rig.store.entered.acquire(timeout=10)
+                with rig.journal.lock:
+                    rig.journal.open_batch()
+            return writes
+
+        while rig.store.entered.acquire(blocking=False):
+            pass
+        rig.store.shut()
+        monkeypatch.setattr(Section, "finish", finish_and_be_overtaken)
+        rid = await alice.post(6011, how="one")
+        await rig.until(lambda: len(rig.shard.waiting) == 2)
+        rig.store.open()
+        assert (await alice.answer(rid))["code"] == 503
+        assert await notes(rig) == ["one"]
+
+
 @pytest.mark.parametrize("is_new", [True, False])
 async def test_a_handler_that_raises_leaves_nothing(tmp_path, is_new):
     """No message, no row, no conversation, no push, no key; the next message takes the place."""
@@ -756,6 +793,33 @@ async def test_before_send_may_change_and_refuse(tmp_path):
         assert (await alice.ok(SAY, to="bob", body="change me", client_id="k"))["duplicate"] is True
         assert (await alice.ok(SAY, to="bob"))["seq"] == 2
         assert rig.rows("SELECT count(*) FROM messages") == [(2,)]
+
+
+class Moderator(Plugin):
+    """Refuses what its list has; the list is in its own cache."""
+
+    name = "moderator"
+
+    def before_send(self, ctx, draft):
+        async def load():
+            return {"spam"}
+
+        assert ctx.plugin is self
+        if draft.body in ctx.cache.load("words", load):
+            raise PermissionDenied("not here")
+
+
+async def test_a_send_hook_has_its_own_plugin_s_context(tmp_path):
+    """Its cache, its settings, and the session of the sender; what it has to load is loaded."""
+    plugin = Moderator()
+    async with running(tmp_path, plugin) as rig:
+        alice = await rig.login("alice")
+        assert (await alice.call(SAY, to="bob", body="spam"))["code"] == 403
+        assert rig.caches["moderator"].get("words") == {"spam"}
+        assert rig.caches["base"].get("words") is None
+        rig.caches["moderator"].put("words", {"eggs"})
+        await alice.ok(SAY, to="bob", body="spam")
+        assert (await alice.call(SAY, to="bob", body="eggs"))["code"] == 403
 
 
 async def test_after_commit_sees_durable_messages_alone(tmp_path):

@@ -9,6 +9,8 @@ import sys
 import threading
 
 import pytest
+from history import History, problems, unacked
+from load import Receiver, Sender, join, start
 from process import PASSWORD, ServerFailed
 from wire import HEARTBEAT, MARK_READ, PULL, REGISTER, SEND, SYNC, direct
 
@@ -78,6 +80,68 @@ def test_file_size_limit(make_server):
     unlimited = resource.prlimit(pid, resource.RLIMIT_FSIZE)
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (size + 400_000, unlimited[1]))
     check_full_disk(server, lambda: resource.prlimit(pid, resource.RLIMIT_FSIZE, unlimited))
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_commits_that_fail_under_load(make_server, shards):
+    """Time and again no byte can be written, while many send: what is acked is stored, what is refused is not, no holes."""
+    server = make_server({"server.shards": shards})
+    history = History()
+    bob = server.login()
+    writers = [server.login() for _ in range(6)]
+    senders = [Sender(history, writer.user, [bob.user, writers[0].user], window=1) for writer in writers[1:]]
+    receiver = Receiver(history, bob.user, device_id="phone", deliver="missed")
+    stop = threading.Event()
+    threads = [start(receiver.run, server.again(bob, **receiver.options))]
+    sending = [
+        start(sender.run, server.again(writer), stop) for sender, writer in zip(senders, writers[1:], strict=True)
+    ]
+    unlimited = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)
+    for _ in range(6):
+        wait_for_more(senders, "acked", 200)
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (1, unlimited[1]))
+        wait_for_more(senders, "refused", 10)
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, unlimited)
+    wait_for_more(senders, "acked", 200)
+    stop.set()
+    join(sending)
+    archive = {}
+    for reader in (bob, writers[0]):
+        for writer in writers[1:]:
+            conversation = direct(reader.user, writer.user)
+            archive[conversation] = reader.pull_all(conversation, limit=500)
+            assert reader.unread(conversation) == len(archive[conversation])
+    ends = {key: len(messages) for key, messages in archive.items() if bob.user in key.split(":")}
+    wait_for(lambda: receiver.seen == ends)
+    assert server.stop() == 0
+    join(threads)
+    server.start()
+    assert problems(history, archive) == []
+    assert unacked(history) == []
+    assert receiver.holes == []
+    assert [error for client in (*senders, receiver) for error in client.errors] == []
+    reader = server.again(bob)
+    assert {key: reader.pull_all(key, limit=500) for key in ends} == {key: archive[key] for key in ends}
+
+
+def wait_for_more(senders, counter, count):
+    """Until the sum of one of their counters has grown by `count`."""
+
+    def total():
+        return sum(getattr(sender, counter) for sender in senders)
+
+    goal = total() + count
+    wait_for(lambda: total() >= goal)
+
+
+def wait_for(condition):
+    """Until a condition holds."""
+    pause = threading.Event()
+    for _ in range(15_000):
+        if condition():
+            return
+        pause.wait(0.002)
+    raise AssertionError("what was waited for did not come")
 
 
 @pytest.fixture

@@ -139,6 +139,23 @@ class TestSend:
         alice.ok(HEARTBEAT)
 
 
+def test_expired_messages_are_gone(pair):
+    """`expires_in_ms`: pushed now, in no page once expired; the numbers of the others stay as they are."""
+    alice, bob = pair
+    conversation = direct(alice.user, bob.user)
+    alice.text(bob.user, "short", "a", expires_in_ms=1)
+    alice.text(bob.user, "long", "b", expires_in_ms=3_600_000)
+    assert [bob.push()["seq"] for _ in range(2)] == [1, 2]
+    pause = threading.Event()
+    for _ in range(500):
+        messages = bob.pull_all(conversation)
+        if [message["seq"] for message in messages] == [2]:
+            break
+        pause.wait(0.02)
+    assert [(message["seq"], message["body"]) for message in messages] == [(2, "long")]
+    assert alice.text(bob.user, "next", "c")["seq"] == 3
+
+
 class TestStoreFalse:
     """`store: false`."""
 

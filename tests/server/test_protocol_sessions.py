@@ -93,6 +93,16 @@ def test_kick(sharded_server):
     alice.ok(LIST_DEVICES)
 
 
+def test_kick_ends_every_connection_of_the_session(sharded_server):
+    """Connections that were opened by the session's token go with it."""
+    alice = sharded_server.login()
+    other = sharded_server.login(alice.user)
+    opened = [other, *(sharded_server.again(other, device_id=f"d{n}") for n in range(4))]
+    alice.ok(KICK_DEVICE, session_id=other.session_id)
+    assert [client.goaway() for client in opened] == ["kicked"] * 5
+    alice.ok(LIST_DEVICES)
+
+
 @pytest.mark.parametrize("how", ["kick", "logout", "password"])
 def test_nothing_is_carried_out_after_revocation(sharded_server, how):
     """Once the revocation is answered, no frame of the session is carried out, on whatever shard it lives."""

@@ -1,0 +1,118 @@
+"""The command table against the wire protocol's, and the plugin API against its own list."""
+
+import inspect
+import typing
+
+import imserver.plugin
+import pytest
+from imserver.commands import CommandTable
+from imserver.config import Config
+from imserver.connection import add_connection_commands
+from imserver.plugin import ANYONE, USER, Plugin
+from imserver.plugin_loader import load_plugins
+
+#: ID and name of wire protocol, section 5: those that the server takes today.
+COMMANDS = {
+    1: "HEARTBEAT", 4: "HELLO",
+    1001: "REGISTER", 1002: "LOGIN", 1003: "AUTH", 1004: "REFRESH", 1005: "LOGOUT", 1006: "GET_USER",
+    1007: "UPDATE_PROFILE", 1008: "CHANGE_PASSWORD", 1009: "SEARCH_USERS", 1010: "LIST_DEVICES", 1011: "KICK_DEVICE",
+    2001: "SEND", 2002: "PULL", 2003: "SYNC", 2004: "MARK_READ", 2011: "SEND_BATCH", 2014: "CHANGES",
+    5002: "PUSH_ACK",
+}  # fmt: skip
+BEFORE_LOGIN = {1, 4, 1001, 1002, 1003, 1004}
+OWNERS = {0: "connection", 1: "user", 2: "message", 5: "push"}
+
+
+@pytest.fixture(scope="module")
+def table():
+    """The table of a server with the default plugins."""
+    made = CommandTable()
+    add_connection_commands(made)
+    made.add(load_plugins(Config()).commands)
+    return made
+
+
+def test_the_table_is_that_of_the_protocol(table):
+    """Each command with its ID and name, and none beside them."""
+    assert {row.command_id: row.name for row in table} == COMMANDS
+
+
+def test_who_may_call_what(table):
+    """Before login only what leads to it; everything else needs a user."""
+    assert {row.command_id for row in table if row.allow == ANYONE} == BEFORE_LOGIN
+    assert {row.allow for row in table} == {ANYONE, USER}
+
+
+def test_each_range_has_its_owner(table):
+    """Users, messages and pushes are three plugins."""
+    assert {row.owner for row in table} == set(OWNERS.values())
+    for row in table:
+        assert row.owner == OWNERS[row.command_id // 1000]
+
+
+def test_every_handler_says_what_it_does(table):
+    """Its docstring goes into the reference; its class of request too."""
+    for row in table:
+        assert inspect.getdoc(row.handler), row
+        assert row.request is None or inspect.getdoc(row.request), row
+
+
+def test_all_is_all():
+    """`__all__` of the plugin API has every public name of the module, and nothing that is not there."""
+    module = imserver.plugin
+    foreign = {"annotations", "TYPE_CHECKING", "Annotated", "Any", "ClassVar", "TypeVar", "Awaitable", "Callable",
+               "Iterable", "Iterator", "Mapping", "Sequence", "contextmanager", "attrs", "trio",
+               "CommandMark"}  # fmt: skip - the last: what `@command` leaves for imserver.commands
+    public = {name for name in vars(module) if not name.startswith("_")} - foreign
+    late = {"AppContext", "Context", "Conversation", "Draft", "Member", "Stored", "SessionInfo", "Session"}
+    assert public | late == set(module.__all__)
+    assert len(module.__all__) == len(set(module.__all__))
+    for name in module.__all__:
+        assert getattr(module, name) is not None
+    with pytest.raises(AttributeError):
+        _ = module.NoSuchName
+
+
+def test_hooks_are_documented():
+    """Every hook of the base class says when it is called."""
+    hooks = [name for name in vars(Plugin) if name.startswith(("on_", "before_", "after_"))]
+    assert len(hooks) == 7
+    for name in hooks:
+        assert inspect.getdoc(getattr(Plugin, name)), name
+
+
+def test_error_classes_of_the_api():
+    """Every error that a client can be told is within a plugin's reach."""
+    from imserver.errors import ImError
+
+    for cls in ImError.__subclasses__():
+        if cls.__module__ == "imserver.errors":
+            assert cls.__name__ in imserver.plugin.__all__, cls
+
+
+def test_wire_names_of_requests(table):
+    """The fields of the requests are those of the wire protocol."""
+    fields = {
+        row.command_id: set(typing.get_type_hints(row.request, include_extras=True)) for row in table if row.request
+    }
+    expected = {
+        1001: {"user_id", "password", "nickname"},
+        1002: {"user_id", "password", "device_id", "platform", "compress", "deliver", "sync"},
+        1003: {"token", "device_id", "platform", "compress", "deliver", "sync"},
+        1004: {"refresh_token"},
+        1005: {"all"},
+        1006: {"user_ids"},
+        1007: {"nickname", "avatar", "bio"},
+        1008: {"old_password", "new_password"},
+        1009: {"query", "limit", "cursor"},
+        1011: {"session_id"},
+        2001: {"to", "conversation_id", "client_id", "body", "type", "reply_to", "mentions", "expires_in_ms", "store"},
+        2002: {"conversation_id", "after_seq", "before_seq", "limit"},
+        2003: {"cursor", "limit"},
+        2004: {"conversation_id", "seq"},
+        2011: {"messages"},
+        2014: {"conversation_id", "since_rev", "limit"},
+        5002: {"conversation_id", "seq", "acks"},
+    }
+    for command_id, names in expected.items():
+        assert {name for name in fields[command_id] if not name.startswith("_")} == names, command_id

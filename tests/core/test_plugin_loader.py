@@ -1,0 +1,295 @@
+"""Finding, checking and ordering plugins: all of them or none, with messages that name who is to blame."""
+
+import sys
+import textwrap
+
+import attrs
+import pytest
+from imserver.commands import CommandTable, commands_of
+from imserver.config import Config, Plugins
+from imserver.errors import CommandConflictError, ConfigError, PluginError
+from imserver.plugin import Plugin, command, role
+from imserver.plugin_loader import find_plugin, load_plugins
+
+PLUGIN = """
+from imserver.plugin import Plugin, command, on_event
+import attrs
+
+class It(Plugin):
+    name = "{name}"
+    requires = {requires}
+    wants = {wants}
+
+    @command({command_id}, name="{command_name}")
+    def do_it(self, ctx, request):
+        return {{}}
+
+    @on_event("thing")
+    def hear(self, ctx):
+        pass
+"""
+
+
+@pytest.fixture(autouse=True)
+def _forget_modules():
+    """Plugins from paths are modules of the process; each test has its own."""
+    yield
+    for name in [name for name in sys.modules if name.startswith("imserver_plugin_")]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Write a plugin into the folder of this test: `make(name, command_id=…, requires=…, wants=…)`."""
+
+    def write(name, *, command_id, requires=(), wants=(), source=None, command_name="DO_IT"):
+        text = source or PLUGIN.format(
+            name=name, command_id=command_id, requires=tuple(requires), wants=tuple(wants), command_name=command_name
+        )
+        (tmp_path / f"{name}.py").write_text(textwrap.dedent(text))
+
+    return write
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Load plugins of this test's folder: `load("a", "b", settings={…})`."""
+
+    def do(*enabled, settings=None):
+        return load_plugins(Config(plugins=Plugins(enabled=enabled, paths=(tmp_path,), settings=settings or {})))
+
+    return do
+
+
+def test_the_order_of_the_start(make, load):
+    """What is required comes first, what is wanted too where it is enabled, else the order of the configuration."""
+    make("c", command_id=6003)
+    make("a", command_id=6001, requires=["b"], wants=["missing", "c"])
+    make("b", command_id=6002)
+    make("z", command_id=6004)
+    registry = load("z", "a", "c", "b")
+    assert [plugin.name for plugin in registry.plugins] == ["z", "b", "c", "a"]
+    assert [row.command_id for row in registry.commands] == [6001, 6002, 6003, 6004]
+    assert [plugin.name for plugin, _ in registry.listeners["thing"]] == ["z", "b", "c", "a"]
+
+
+def test_two_that_want_each_other(make, load):
+    """That is no circle: a wish gives way."""
+    make("a", command_id=6001, wants=["b"])
+    make("b", command_id=6002, wants=["a"])
+    assert {plugin.name for plugin in load("a", "b").plugins} == {"a", "b"}
+
+
+def test_a_conflict_names_both_owners(make, load):
+    """Two plugins, one command: the error says which, whose, and what to do."""
+    make("first", command_id=6001, command_name="EARLY")
+    make("second", command_id=6001, command_name="LATE")
+    with pytest.raises(CommandConflictError) as caught:
+        load("first", "second")
+    for part in ("6001", "first", "second", "EARLY", "LATE", "plugins.enabled"):
+        assert part in str(caught.value)
+
+
+def test_a_conflict_leaves_the_table_as_it_was():
+    """A plugin's rows are added all or none, also when its own rows clash."""
+
+    class One(Plugin):
+        name = "one"
+
+        @command(6001)
+        def a(self, ctx, request):
+            return {}
+
+    class Clashing(Plugin):
+        name = "clashing"
+
+        @command(6000)
+        def a(self, ctx, request):
+            return {}
+
+        @command(6001)
+        def b(self, ctx, request):
+            return {}
+
+    table = CommandTable()
+    table.add(commands_of(One()))
+    with pytest.raises(CommandConflictError):
+        table.add(commands_of(Clashing()))
+    assert [row.command_id for row in table] == [6001]
+    with pytest.raises(CommandConflictError):
+        CommandTable().add([*commands_of(One()), *commands_of(One())])
+
+
+@pytest.mark.parametrize("command_id", [0, -1, 1, 999, 65536])
+def test_a_command_out_of_range(make, load, command_id):
+    """1–999 are the connection's own, and a command is 16 bits wide."""
+    make("a", command_id=command_id)
+    with pytest.raises(PluginError, match="plugin a"):
+        load("a")
+
+
+def test_who_may_call():
+    """`allow` is one of the three forms; anything else would be a hole."""
+
+    class Odd(Plugin):
+        name = "odd"
+
+        @command(6001, allow="everyone")
+        def a(self, ctx, request):
+            return {}
+
+    with pytest.raises(PluginError, match="allow"):
+        commands_of(Odd())
+
+    class Admins(Plugin):
+        name = "admins"
+
+        @command(6001, allow=role("admin"))
+        def a(self, ctx, request):
+            return {}
+
+    (row,) = commands_of(Admins())
+    assert (row.role, row.name, row.is_async) == ("admin", "A", False)
+
+
+def test_a_subclass_replaces_a_command_of_its_base():
+    """A plugin that derives from another one overrides its handler and keeps the rest."""
+
+    class Old(Plugin):
+        name = "x"
+
+        @command(6001)
+        def a(self, ctx, request):
+            return {}
+
+        @command(6002)
+        def b(self, ctx, request):
+            return {}
+
+    class New(Old):
+        @command(6003)
+        def a(self, ctx, request):
+            return {}
+
+    assert sorted(row.command_id for row in commands_of(New())) == [6002, 6003]
+
+
+def test_an_unknown_plugin(load, tmp_path):
+    """The message lists what there is and where it looked."""
+    with pytest.raises(ConfigError) as caught:
+        load("nope")
+    for part in ("nope", "user", "message", str(tmp_path)):
+        assert part in str(caught.value)
+
+
+def test_a_plugin_named_twice(make, load):
+    """It would be two instances of one service."""
+    make("a", command_id=6001)
+    with pytest.raises(ConfigError, match="twice"):
+        load("a", "a")
+
+
+def test_a_circle(make, load):
+    """The message shows the way around."""
+    make("a", command_id=6001, requires=["b"])
+    make("b", command_id=6002, requires=["c"])
+    make("c", command_id=6003, requires=["a"])
+    with pytest.raises(PluginError, match="a -> b -> c -> a"):
+        load("a", "b", "c")
+
+
+def test_a_missing_requirement(make, load):
+    """The message says who needs what and where to add it."""
+    make("a", command_id=6001, requires=["b"])
+    with pytest.raises(ConfigError, match=r"a requires b: add it to plugins\.enabled"):
+        load("a")
+
+
+@pytest.mark.parametrize(
+    ("source", "part"),
+    [
+        ("syntax error(", "SyntaxError"),
+        ("raise ValueError('at import')", "at import"),
+        ("x = 1", "no subclass"),
+        ("from imserver.plugin import Plugin\nclass B(Plugin):\n    name = 'other'", "no subclass"),
+        (
+            "from imserver.plugin import Plugin\nclass B(Plugin):\n    name = 'bad'\nclass C(Plugin):\n    name = 'bad'",
+            "no subclass",
+        ),
+    ],
+)
+def test_a_file_that_is_no_plugin(make, load, source, part):
+    """Named with the plugin and the file; nothing of it stays in the process."""
+    make("bad", command_id=1, source=source)
+    with pytest.raises(PluginError, match=r"plugin bad: .*bad\.py") as caught:
+        load("bad")
+    assert part in str(caught.value)
+
+
+def test_a_package_as_a_plugin(tmp_path, load):
+    """A folder with __init__.py, its class in a module of its own."""
+    (tmp_path / "pack").mkdir()
+    (tmp_path / "pack" / "__init__.py").write_text("from .inner import It\n")
+    (tmp_path / "pack" / "inner.py").write_text(
+        PLUGIN.format(name="pack", command_id=6001, requires=(), wants=(), command_name="X")
+    )
+    assert [row.name for row in load("pack").commands] == ["X"]
+
+
+def test_a_path_goes_before_what_is_installed(make, tmp_path):
+    """A plugin in plugins.paths replaces the built-in one of its name."""
+    make("message", command_id=6001)
+    assert find_plugin("message", (tmp_path,)).__module__ == "imserver_plugin_message"
+    assert find_plugin("message", ()).__module__.startswith("imserver_plugins.message")
+    registry = load_plugins(Config(plugins=Plugins(enabled=("user", "message"), paths=(tmp_path,))))
+    assert registry.commands.get(2001) is None
+    assert registry.commands.get(6001).owner == "message"
+
+
+SETTINGS = """
+import attrs
+from imserver.plugin import Plugin
+
+@attrs.frozen
+class Settings:
+    window_s: float = 2.0
+    size: int = 3
+
+class It(Plugin):
+    name = "set"
+    Settings = Settings
+"""
+
+
+def test_settings(make, load):
+    """`[plugins.NAME]` becomes an instance of the plugin's class; units as everywhere in the configuration."""
+    make("set", command_id=0, source=SETTINGS)
+    settings = load("set", settings={"set": {"window": "5m"}}).settings["set"]
+    assert (settings.window_s, settings.size) == (300.0, 3)
+    assert load("set").settings["set"].window_s == 2.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "parts"),
+    [
+        ({"set": {"widnow": "5m"}}, ["plugins.set", "widnow"]),
+        ({"set": {"size": "many"}}, ["plugins.set", "size"]),
+        ({"other": {"x": 1}}, ["plugins.other", "not in plugins.enabled"]),
+        ({"none": {"x": 1}}, ["plugins.none", "no settings", "x"]),
+    ],
+)
+def test_wrong_settings(make, load, settings, parts):
+    """A typo is an error at start, with the section and the key."""
+    make("set", command_id=0, source=SETTINGS)
+    make("none", command_id=6001)
+    with pytest.raises(ConfigError) as caught:
+        load("set", "none", settings=settings)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_the_registry_is_frozen(make, load):
+    """What was loaded is what runs."""
+    make("a", command_id=6001)
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        load("a").plugins = ()
