@@ -307,7 +307,8 @@ class Context(AppContext):
 
     def of(self, plugin: str) -> AppContext:
         """See `AppContext.of`."""
-        return self._shard.router.context(self.session, plugin, is_async=self._is_async)
+        context: AppContext = self._shard.router.context(self.session, plugin, is_async=self._is_async)
+        return context
 
     def push(
         self, user_ids: Iterable[str], command: int, body: Any, *, except_session: Session | None = None

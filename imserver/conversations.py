@@ -20,6 +20,7 @@ from msgspec.structs import astuple
 
 from imserver.errors import Conflict, NotLoaded
 from imserver.journal import DURABLE, Batch
+from imserver.log import get_logger
 from imserver.protocol.body import decode_msgpack, encode_msgpack
 from imserver.protocol.message import Message
 from imserver.snowflake import Snowflakes, first_at, sent_at_ms
@@ -32,9 +33,12 @@ DIRECT, GROUP = "direct", "group"
 #: Idempotency keys live at least this long (wire protocol, section 3: 24 hours at least), at most twice as long.
 KEY_LIFE_MS = 24 * 3600 * 1000
 
-#: Bounds on what is kept in memory; beyond them the least recently used conversations are evicted.
+#: Bounds on what is kept in memory. Beyond them the least recently used conversations are evicted; if the keys of those
+#: in use alone are more, the busiest ones forget their oldest keys before their time, which is logged.
 MAX_CONVERSATIONS = 100_000
-MAX_KEYS = 2_000_000  # of all conversations together; about 200 bytes each
+MAX_KEYS = 4_000_000  # of all conversations together; about 140 bytes each
+
+_SAY_AGAIN_MS = 60_000
 
 #: Types of messages that nobody's unread counts.
 _SILENT_TYPES = frozenset({"system"})
@@ -63,8 +67,19 @@ class Stored(msgspec.Struct, gc=False):
     message: Message | None
 
 
-#: What an idempotency key stands for: (seq, Snowflake, a hash of type and body that is good in this process only).
-_Key = tuple[int, int, int]
+# An idempotency key and what it stands for are one integer each, about 140 bytes together; as tuples and strings they were
+# 660. The key is a hash of sender and client_id; the value has the Snowflake, a hash of key and content (the proof), and
+# the seq. Two keys of one hash are told apart by the proof: the later one is refused (409), never taken for the other.
+_SEQ_BITS = 40
+_HASH_BITS = 64
+_SEQ_MASK = (1 << _SEQ_BITS) - 1
+_HASH_MASK = (1 << _HASH_BITS) - 1
+
+
+def _remembered(sender: str, client_id: str, message_type: str, body: bytes, seq: int, snowflake: int) -> int:
+    """The value of a key. Hashes are salted by the interpreter, so it is good in this process only."""
+    proof = hash((sender, client_id, message_type, body)) & _HASH_MASK
+    return (snowflake << _HASH_BITS | proof) << _SEQ_BITS | seq
 
 
 class Member:
@@ -97,6 +112,7 @@ class Conversation:
         "_keys_since_ms",
         "_older_keys",
         "conversation_id",
+        "dirty_members",
         "is_alive",
         "is_recent",
         "kind",
@@ -121,13 +137,14 @@ class Conversation:
         self.last_rev = 0
         #: Ascending: messages that count as unread for nobody (system messages, recalled ones).
         self.silent_seqs: list[int] = []
-        self._keys: dict[tuple[str, str], _Key] = {}
-        self._older_keys: dict[tuple[str, str], _Key] = {}
+        self._keys: dict[int, int] = {}
+        self._older_keys: dict[int, int] = {}
         self._keys_since_ms = 0
         #: False once it was forgotten or evicted: whoever still holds it must look it up again.
         self.is_alive = True
         self.is_recent = True  # used since the eviction hand last passed
         self.newest_batch: Batch | None = None
+        self.dirty_members = 0  # members whose `read_seq` is ahead of the table
 
     def unread(self, member: Member) -> int:
         """How many messages this member has not read (wire protocol, section 4, "Unread").
@@ -143,11 +160,11 @@ class Conversation:
         """How many idempotency keys are held."""
         return len(self._keys) + len(self._older_keys)
 
-    def find_key(self, key: tuple[str, str]) -> _Key | None:
+    def find_key(self, key: int) -> int | None:
         """What this sender's `client_id` stands for, if it was used in the last 24 hours."""
         return self._keys.get(key) or self._older_keys.get(key)
 
-    def remember_key(self, key: tuple[str, str], value: _Key, now_ms: int) -> int:
+    def remember_key(self, key: int, value: int, now_ms: int) -> int:
         """Keep a key; returns how many old ones were dropped for it."""
         dropped = 0
         if now_ms - self._keys_since_ms > KEY_LIFE_MS:
@@ -159,7 +176,14 @@ class Conversation:
         self._keys[key] = value
         return dropped
 
-    def forget_key(self, key: tuple[str, str]) -> None:
+    def shorten_keys(self) -> int:
+        """Drop the older generation before its time; returns how many keys that were."""
+        dropped = len(self._older_keys)
+        self._older_keys = self._keys
+        self._keys = {}
+        return dropped
+
+    def forget_key(self, key: int) -> None:
         """Free a key whose message came to nothing."""
         self._keys.pop(key, None)
 
@@ -167,7 +191,7 @@ class Conversation:
 #: One append or cursor move of the open batch, to take back if its handler fails: the conversation, the member and its
 #: `read_seq` before, the idempotency key of the appended message (None: only a cursor moved), whether it is silent, and
 #: whether it created the conversation. A plain tuple, as one is made for every message.
-Undo = tuple[Conversation, "Member | None", int, "tuple[str, str] | None", bool, bool]
+Undo = tuple[Conversation, "Member | None", int, "int | None", bool, bool]
 
 
 class LoadedConversation(NamedTuple):
@@ -216,6 +240,8 @@ class Conversations:
         self._evictions = 0  # a load that ran while this changed may be stale
         #: Members whose `read_seq` moved by a message of their own and is not yet in the table.
         self._dirty: list[tuple[Conversation, Member]] = []
+        self._log = get_logger("conversations")
+        self._said_at_ms = 0
         self._must_refold = True  # after a crash the table may be behind, too
 
     # ------------------------------------------------------------ look-up
@@ -275,7 +301,8 @@ class Conversations:
         conversation.silent_seqs = loaded.silent_seqs
         conversation._keys_since_ms = since_ms + KEY_LIFE_MS
         for sender, client_id, seq, snowflake, message_type, body in loaded.recent:
-            conversation._keys[sender, client_id] = (seq, snowflake, hash((message_type, body)))
+            value = _remembered(sender, client_id, message_type, body, seq, snowflake)
+            conversation._keys[hash((sender, client_id))] = value
         self._keys_held += conversation.key_count
         return conversation
 
@@ -295,12 +322,11 @@ class Conversations:
         conversation_id = conversation.conversation_id
         _, sender, client_id, message_type, content, reply_to, mentions, expires_in_ms = astuple(draft)
         body = encode_msgpack(content)
-        content_key = hash((message_type, body))
-        key = (sender, client_id)
+        key = hash((sender, client_id))
         known = conversation.find_key(key)
         if known is not None:
-            seq, snowflake, known_content = known
-            if known_content != content_key:
+            seq, snowflake = known & _SEQ_MASK, known >> (_SEQ_BITS + _HASH_BITS)
+            if known != _remembered(sender, client_id, message_type, body, seq, snowflake):
                 raise Conflict(
                     "this client_id was used for a message with another body or type; choose a new one",
                     error="idempotency_conflict",
@@ -320,7 +346,10 @@ class Conversations:
         is_silent = message_type in _SILENT_TYPES
         if is_silent:
             insort(conversation.silent_seqs, seq)
-        self._keys_held += 1 - conversation.remember_key(key, (seq, snowflake, content_key), sent_at)
+        value = _remembered(sender, client_id, message_type, body, seq, snowflake)
+        self._keys_held += 1 - conversation.remember_key(key, value, sent_at)
+        if self._keys_held > MAX_KEYS:
+            self._make_room(conversation)
 
         read_seq = 0
         member = conversation.members.get(sender)
@@ -329,6 +358,7 @@ class Conversations:
             member.read_seq = seq
             if not member.is_dirty:
                 member.is_dirty = True
+                conversation.dirty_members += 1
                 self._dirty.append((conversation, member))
         batch.undo.append((conversation, member, read_seq, key, is_silent, is_first))
 
@@ -419,6 +449,21 @@ class Conversations:
         self._evictions += 1
         self._must_refold = True
 
+    def _make_room(self, conversation: Conversation) -> None:
+        """More keys than `MAX_KEYS`: evict what is idle; if all are in use, the one that grows forgets its oldest keys."""
+        self._evict()
+        if self._keys_held > MAX_KEYS and conversation.key_count > MAX_KEYS // 100:
+            self._keys_held -= conversation.shorten_keys()
+            now_ms = self._clock.now_ms()
+            if now_ms - self._said_at_ms > _SAY_AGAIN_MS:
+                self._said_at_ms = now_ms
+                self._log.warning(
+                    "idempotency_window_shortened",
+                    conversation=conversation.conversation_id,
+                    keys=self._keys_held,
+                    advice="more messages a day than the memory for idempotency keys holds; see the reference of limits",
+                )
+
     def _drop(self, conversation: Conversation) -> None:
         if conversation.is_alive:
             conversation.is_alive = False
@@ -433,7 +478,7 @@ class Conversations:
             looked_at += 1
             conversation_id, conversation = next(iter(self._by_id.items()))
             is_pinned = conversation.newest_batch is not None and conversation.newest_batch.state != DURABLE
-            is_pinned = is_pinned or any(member.is_dirty for member in conversation.members.values())
+            is_pinned = is_pinned or conversation.dirty_members > 0
             if conversation.is_recent or is_pinned:
                 conversation.is_recent = False
                 del self._by_id[conversation_id]
@@ -453,6 +498,7 @@ class Conversations:
         rows: list[tuple[int, str, int]] | None = []
         for conversation, member in self._dirty:
             member.is_dirty = False
+            conversation.dirty_members -= 1
             if rows is not None and conversation.number is not None:
                 rows.append((conversation.number, member.user_id, member.read_seq))
         self._dirty.clear()

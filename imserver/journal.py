@@ -65,6 +65,7 @@ class Batch:
         "rows",
         "state",
         "undo",
+        "unreleased",
         "writes",
     )
 
@@ -87,6 +88,15 @@ class Batch:
         self.messages: list[list[Message]] = [[] for _ in range(shards)]
         #: How to take the open handler's changes of memory back, newest last; also tells what a failure touches.
         self.undo: list[Undo] = []
+        #: Shards that have not released it yet.
+        self.unreleased = shards
+
+    def forget_rows(self) -> None:
+        """They are on disk. A conversation remembers its newest batch, which must not keep everything in it alive."""
+        self.message_params = []
+        self.opened = []
+        self.cursors = {}
+        self.undo = []
 
 
 class Store(Protocol):
@@ -240,7 +250,7 @@ class Journal:
             self._fail(batch, InternalStorageFault(str(exc)))
         else:
             self.commits += 1
-            batch.undo.clear()
+            batch.forget_rows()
             batch.state = DURABLE
         for shard in self._shards:
             shard.wake()

@@ -186,6 +186,7 @@ class Shard:
         while waiting and waiting[0].state != OPEN:
             with self.journal.lock:  # another shard may be about to add to the newest one
                 batch = waiting.popleft()
+                batch.unreleased -= 1
             self._release(batch)
 
     def _end_tick(self) -> None:
@@ -230,6 +231,10 @@ class Shard:
             event.set()
         if batch.state == DURABLE and batch.messages[self.index]:
             self.router.after_commit(batch.messages[self.index])
+        batch.frames[self.index] = []
+        batch.messages[self.index] = []
+        if not batch.unreleased:
+            batch.writes = []
 
     def _resolve(self, held: Held) -> Held:
         """An answer as it is now that the fate of its handler's units is known."""

@@ -13,6 +13,8 @@ from contextlib import asynccontextmanager
 import attrs
 import msgspec
 import trio
+from wire import HEADER, decode, encode
+
 from imserver.cache import Cache
 from imserver.commands import CommandTable, commands_of, listeners_of
 from imserver.config import Config, Limits, Server
@@ -27,7 +29,6 @@ from imserver.shard import Shard
 from imserver.snowflake import Snowflakes
 from imserver.storage.database import Database
 from imserver.storage.messages import MessageStore
-from wire import HEADER, decode, encode
 
 #: No test meets this; one that would wait for ever fails by it.
 PATIENCE_S = 20
@@ -71,7 +72,10 @@ class FaultyStore:
         self.failures.append(None)
 
     def shut(self):
+        """From now on commits wait; `wait_entered` waits for the first of them."""
         self.gate.clear()
+        while self.entered.acquire(blocking=False):
+            pass
 
     def open(self):
         self.gate.set()
@@ -374,7 +378,7 @@ class Rig:
     async def until(self, condition):
         """Wait until something that other tasks bring about is so."""
         with trio.fail_after(PATIENCE_S):
-            while not condition():
+            while not condition():  # noqa: ASYNC110
                 await trio.sleep(0.001)
 
     def rows(self, sql, params=()):

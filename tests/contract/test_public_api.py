@@ -3,8 +3,9 @@
 import inspect
 import typing
 
-import imserver.plugin
 import pytest
+
+import imserver.plugin
 from imserver.commands import CommandTable
 from imserver.config import Config
 from imserver.connection import add_connection_commands

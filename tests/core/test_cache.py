@@ -4,6 +4,7 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
+
 from imserver.cache import Cache
 from imserver.errors import NotLoaded
 

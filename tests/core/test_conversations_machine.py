@@ -14,6 +14,7 @@ from helpers import FakeClock, FaultyStore, InlineReads, ManualJournal, ManualSh
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
 from imserver import conversations as module
 from imserver.conversations import KEY_LIFE_MS, Conversations, Draft
 from imserver.errors import Conflict, NotLoaded, StorageUnavailable
@@ -143,7 +144,7 @@ class Machine(RuleBasedStateMachine):
         except Conflict as exc:
             assert known is not None, "a conflict with nothing"
             assert not is_same, "a conflict with the same content"
-            assert (exc.code, exc.error) == (409, exc.error)
+            assert exc.error == "idempotency_conflict"  # noqa: PT017 - whether it is raised depends on the model
             return
         finally:
             self.section.leave()
@@ -352,7 +353,7 @@ class Machine(RuleBasedStateMachine):
 
 
 Machine.TestCase.settings = settings(
-    max_examples=150,
+    max_examples=100,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],

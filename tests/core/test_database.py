@@ -6,6 +6,7 @@ import apsw
 import pytest
 import trio
 from helpers import InlineReads, now
+
 from imserver.errors import ConstraintViolated, StartError, StorageError, StorageUnavailable
 from imserver.journal import Batch, Write
 from imserver.storage.database import Database, offline

@@ -5,6 +5,7 @@ import textwrap
 
 import attrs
 import pytest
+
 from imserver.commands import CommandTable, commands_of
 from imserver.config import Config, Plugins
 from imserver.errors import CommandConflictError, ConfigError, PluginError

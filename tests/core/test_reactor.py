@@ -6,6 +6,7 @@ import threading
 
 import pytest
 import trio
+
 from imserver.reactor import READ, Reactor
 
 
@@ -25,7 +26,7 @@ class Counted:
 
     async def wait_ticks(self, count):
         with trio.fail_after(10):
-            while self.ticks < count:
+            while self.ticks < count:  # noqa: ASYNC110
                 await trio.sleep(0.001)
 
 
@@ -137,7 +138,7 @@ async def test_while_paused_only_wakeups_are_served(counted):
         counted.is_paused = False
         counted.reactor.wake()
         with trio.fail_after(10):
-            while not seen:
+            while not seen:  # noqa: ASYNC110
                 await trio.sleep(0.001)
         assert seen == [b"x"]
         counted.reactor.remove(left.fileno())
@@ -164,7 +165,7 @@ async def test_a_closed_socket_gets_no_event(counted):
         sources.append(Source(index))
         counted.reactor.add(left.fileno(), sources[index], READ)
     with trio.fail_after(10):
-        while sum(source.events for source in sources) == 0:
+        while sum(source.events for source in sources) == 0:  # noqa: ASYNC110
             await trio.sleep(0.001)
     survivor = 0 if sources[0].events else 1
     assert sources[1 - survivor].events == 0

@@ -6,11 +6,13 @@ import attrs
 import msgspec
 import pytest
 import trio
-from helpers import BARRIER, LOGIN, MESSAGE, SAY, Nothing, running
+import trio.testing
+from helpers import BARRIER, LOGIN, MESSAGE, SAY, running
+from wire import GZIP, HEADER, JSON, encode
+
 from imserver.errors import Conflict, NotLoaded, StorageUnavailable
 from imserver.plugin import ANYONE, Draft, ImError, PermissionDenied, Plugin, command, on_event, role
 from imserver.section import Section
-from wire import GZIP, HEADER, JSON, encode
 
 HEARTBEAT, GOAWAY, ERROR = 1, 2, 3
 
@@ -383,6 +385,7 @@ async def test_loads_of_one_key_are_done_once(tmp_path):
         peers = [await rig.login(f"u{index}") for index in range(50)]
         rids = [await peer.post(6009, n=7) for peer in peers]
         await rig.until(lambda: all(peer.session.backlog is not None for peer in peers))
+        await trio.testing.wait_all_tasks_blocked()  # parked comes before the task that waits
         plugin.load_gate.set()
         for peer, rid in zip(peers, rids, strict=True):
             assert (await peer.answer(rid))["n"] == 7
@@ -626,8 +629,6 @@ async def test_an_answer_that_another_shard_s_batch_holds(tmp_path, monkeypatch)
                     rig.journal.open_batch()
             return writes
 
-        while rig.store.entered.acquire(blocking=False):
-            pass
         rig.store.shut()
         monkeypatch.setattr(Section, "finish", finish_and_be_overtaken)
         rid = await alice.post(6011, how="one")

@@ -2,6 +2,7 @@
 
 import socket
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,10 @@ import trio
 from helpers import BARRIER, LOGIN, MESSAGE, SAY, Nothing, running
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from wire import HEADER, encode
+
 from imserver.plugin import Plugin, command
 from imserver.session import LINGER_S, SILENT_HEARTBEATS, State
-from wire import HEADER, encode
 
 HEARTBEAT, GOAWAY, ERROR = 1, 2, 3
 
@@ -354,10 +356,8 @@ async def live_through(folder, script):
         rids = iter(range(1000, 9999))
 
         async def write(data):
-            try:
+            with suppress(OSError):  # closed by now, on either side
                 await peer.socket.send(data)
-            except OSError:
-                pass  # closed by now, on either side
 
         for step in script:
             if step == "login":
@@ -416,11 +416,8 @@ async def live_through(folder, script):
                 rig.shard.wheel.advance(rig.shard.now)
                 await other.send_raw(HEADER.pack(8, HEARTBEAT, 1, 0))
             elif step == "read":
-                try:
-                    with trio.move_on_after(0.001):
-                        await peer.socket.recv(4096)
-                except OSError:
-                    pass  # closed by this side
+                with suppress(OSError), trio.move_on_after(0.001):  # it may be closed by this side
+                    await peer.socket.recv(4096)
             rig.shard.end_of_turn()
             for _ in range(3):
                 await trio.lowlevel.checkpoint()

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from imserver.snowflake import EPOCH_MS, Snowflakes, first_at, sent_at_ms
 
 

@@ -4,6 +4,7 @@ import math
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+
 from imserver.wheel import RESOLUTION_S, SLOTS, Wheel
 
 #: Floats: a deadline on the edge of a slot may fall to either side of it.

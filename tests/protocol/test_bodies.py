@@ -6,6 +6,7 @@ import math
 import tracemalloc
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 import attrs
@@ -14,6 +15,8 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from wire import decode as wire_decode
+
 from imserver.errors import InvalidBody, ProtocolError
 from imserver.protocol.body import (
     COMPRESS_ABOVE_BYTES,
@@ -30,7 +33,6 @@ from imserver.protocol.body import (
 )
 from imserver.protocol.frame import GZIP, HEADER_BYTES, JSON, flags_of
 from imserver.protocol.message import Message
-from wire import decode as wire_decode
 
 MAX = 1 << 20
 DEEP = 200_000
@@ -436,7 +438,10 @@ def test_unknown_fields_are_ignored(flags):
 @both
 @pytest.mark.parametrize(
     ("rid", "found"),
-    [(1, 1), (2**32 - 1, 2**32 - 1), (0, 0), (-1, 0), (2**32, 0), (2**63, 0), ("1", 0), (None, 0), (True, 0), ([1], 0), (1.5, 0)],
+    [
+        *[(1, 1), (2**32 - 1, 2**32 - 1), (0, 0), (-1, 0), (2**32, 0), (2**63, 0)],
+        *[("1", 0), (None, 0), (True, 0), ([1], 0), (1.5, 0)],
+    ],
 )
 def test_rid_of(flags, rid, found):
     """Only what is a rid by the wire protocol is answered to."""
@@ -446,10 +451,8 @@ def test_rid_of(flags, rid, found):
 @given(st.binary(max_size=100), st.sampled_from([0, JSON, GZIP, GZIP | JSON]))
 def test_any_bytes_as_a_body(data, flags):
     """They are a request, or refused by one of the two errors; `rid_of` answers for all of them."""
-    try:
+    with suppress(InvalidBody, ProtocolError):
         decoder()(data, flags)
-    except (InvalidBody, ProtocolError):
-        pass
     assert 0 <= rid_of(data, flags, MAX) < 2**32
 
 

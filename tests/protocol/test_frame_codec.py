@@ -6,6 +6,8 @@ import tracemalloc
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from wire import HEADER
+
 from imserver.protocol.frame import (
     BARE_HEARTBEAT,
     GZIP,
@@ -16,7 +18,6 @@ from imserver.protocol.frame import (
     flags_of,
     pack_frame,
 )
-from wire import HEADER
 
 LIMIT = 1024
 
@@ -154,7 +155,7 @@ def test_a_claim_of_4_gib_allocates_nothing():
 
 def test_the_bare_heartbeat_is_eight_bytes():
     """The bytes of the wire protocol, not ours: length 8, command 1, version 1, flags 0."""
-    assert BARE_HEARTBEAT == bytes([0, 0, 0, 8, 0, 1, 1, 0])
+    assert bytes([0, 0, 0, 8, 0, 1, 1, 0]) == BARE_HEARTBEAT
 
 
 def test_a_body_is_a_view_where_it_can_be():

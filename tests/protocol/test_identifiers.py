@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from imserver.errors import InvalidBody
 from imserver.protocol.message import direct_conversation_id, parties_of
 
