@@ -1,7 +1,15 @@
-"""`imserver bench`: the load generator in the box, which also verifies what it measured.
+"""The load generator of `imserver bench pairs`, and its verifier (docs/howto/measure.md).
 
-* wire.py: frames made and found in bulk, without decoding them one by one
-* pairs.py: senders and recipients over one epoll loop
-* verify.py: was every message delivered once, in order, and stored?
-* report.py: the figures
+It must never be what is measured, so it shares nothing with the server: raw non-blocking sockets, one epoll loop,
+frames made by one formatting each, and answers that are searched for a few bytes rather than decoded.
+
+    wire.py     the bytes: frames to send, and the search for ids in what was received
+    pair.py     one sender and one recipient: what they have sent and got
+    load.py     connects the pairs and drives them through warm-up, the measured span and the rest
+    checks.py   afterwards: was each message acked, delivered once, in order, and stored?
+    figures.py  what the measured span was like
+    process.py  a server of the benchmark's own, and the CPU time of processes
+    run.py      all of it in order
+
+Depends on: the standard library, msgpack, PyJWT; never on the server's modules.
 """
