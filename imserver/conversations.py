@@ -10,6 +10,7 @@ in flight refers to it. After a failed commit the conversations that it touched 
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_right, insort
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractContextManager
@@ -76,8 +77,18 @@ _SEQ_MASK = (1 << _SEQ_BITS) - 1
 _HASH_MASK = (1 << _HASH_BITS) - 1
 
 
+def idempotency_key(
+    sender: str, client_id: str, message_type: str, body: bytes, seq: int, snowflake: int
+) -> tuple[int, int]:
+    """What is remembered of a message under its `client_id`: key and value. Hashes are salted: good in this process only.
+
+    Args:
+        body: MessagePack, as it is stored.
+    """
+    return hash((sender, client_id)), _remembered(sender, client_id, message_type, body, seq, snowflake)
+
+
 def _remembered(sender: str, client_id: str, message_type: str, body: bytes, seq: int, snowflake: int) -> int:
-    """The value of a key. Hashes are salted by the interpreter, so it is good in this process only."""
     proof = hash((sender, client_id, message_type, body)) & _HASH_MASK
     return (snowflake << _HASH_BITS | proof) << _SEQ_BITS | seq
 
@@ -136,7 +147,7 @@ class Conversation:
         self.last_seq = 0
         self.last_rev = 0
         #: Ascending: messages that count as unread for nobody (system messages, recalled ones).
-        self.silent_seqs: list[int] = []
+        self.silent_seqs = array("Q")
         self._keys: dict[int, int] = {}
         self._older_keys: dict[int, int] = {}
         self._keys_since_ms = 0
@@ -204,8 +215,8 @@ class LoadedConversation(NamedTuple):
     #: (user_id, joined_seq, read_seq, hidden_seq)
     members: list[tuple[str, int, int, int]]
     silent_seqs: list[int]
-    #: (sender, client_id, seq, snowflake, type, body) of what is younger than the life of a key
-    recent: list[tuple[str, str, int, int, str, bytes]]
+    #: What `idempotency_key` makes of each message that is younger than the life of a key, oldest first
+    recent: list[tuple[int, int]]
 
 
 #: Reads a conversation from committed data: (conversation_id, keys since this Snowflake) -> it, or None.
@@ -298,11 +309,9 @@ class Conversations:
         conversation = Conversation(conversation_id, loaded.kind, members, loaded.number)
         conversation.last_seq = loaded.last_seq
         conversation.last_rev = loaded.last_rev
-        conversation.silent_seqs = loaded.silent_seqs
+        conversation.silent_seqs = array("Q", loaded.silent_seqs)
         conversation._keys_since_ms = since_ms + KEY_LIFE_MS
-        for sender, client_id, seq, snowflake, message_type, body in loaded.recent:
-            value = _remembered(sender, client_id, message_type, body, seq, snowflake)
-            conversation._keys[hash((sender, client_id))] = value
+        conversation._keys = dict(loaded.recent)
         self._keys_held += conversation.key_count
         return conversation
 
@@ -334,9 +343,12 @@ class Conversations:
                 )
             return Stored(conversation_id, seq, f"{snowflake:016x}", sent_at_ms(snowflake), None)
 
-        batch = self._open_batch()
+        # All that can raise comes before the first change.
         snowflake = self._snowflakes.next()
         sent_at = sent_at_ms(snowflake)
+        expires_at = None if expires_in_ms is None else sent_at + expires_in_ms
+        extra = encode_msgpack({"r": reply_to, "m": mentions}) if reply_to is not None or mentions else None
+        batch = self._open_batch()
         is_first = conversation.number is None
         if is_first:
             self._create(conversation, batch, snowflake)
@@ -362,15 +374,12 @@ class Conversations:
                 self._dirty.append((conversation, member))
         batch.undo.append((conversation, member, read_seq, key, is_silent, is_first))
 
-        expires_at = extra = None
-        if reply_to is not None or mentions or expires_in_ms is not None:
-            expires_at = None if expires_in_ms is None else sent_at + expires_in_ms
-            extra = encode_msgpack({"r": reply_to, "m": mentions, "x": expires_at})
         silent = 1 if is_silent else None
         batch.message_params += (
-            snowflake, conversation.number, seq, rev, silent, sender, client_id, message_type, body, extra,
+            snowflake, conversation.number, seq, rev, silent, sender, client_id, message_type, body, expires_at, extra,
         )  # fmt: skip
         batch.rows += 1
+        batch.message_bytes += len(body)
         message_id = f"{snowflake:016x}"
         message = Message(
             conversation_id, seq, rev, message_id, client_id, sender, sent_at, message_type, content,
@@ -414,9 +423,12 @@ class Conversations:
 
     # ------------------------------------------------------------ undo, failure, memory
 
-    def take_back(self, batch: Batch, undo_from: int, rows_from: int) -> None:
-        """Undo what the running handler appended to the open batch, newest first. Hold the lock."""
-        appended = 0
+    def take_back(self, batch: Batch, undo_from: int, params_from: int) -> None:
+        """Undo what the running handler appended to the open batch, newest first. Hold the lock.
+
+        Args:
+            undo_from, params_from: how long `batch.undo` and `batch.message_params` were when it began to write.
+        """
         while len(batch.undo) > undo_from:
             conversation, member, read_seq, key, is_silent, is_first = batch.undo.pop()
             if member is not None:
@@ -427,7 +439,6 @@ class Conversations:
                 # An earlier move in this batch may have been overwritten: write the old place again.
                 batch.cursors[conversation.number, member.user_id] = (read_seq, self._snowflakes.next())
                 continue
-            appended += 1
             if is_silent:
                 conversation.silent_seqs.remove(conversation.last_seq)
             conversation.last_seq -= 1
@@ -437,9 +448,7 @@ class Conversations:
             if is_first:
                 batch.opened.pop()  # newest first, as here
                 conversation.number = None
-        if appended:
-            del batch.message_params[-appended * MESSAGE_COLUMNS :]
-        batch.rows = rows_from
+        del batch.message_params[params_from:]
 
     def forget(self, batches: Iterable[Batch]) -> None:
         """Drop what failed batches touched. Hold the lock: no append comes between the failure and this."""
@@ -512,12 +521,12 @@ class Conversations:
         self._must_refold = True
 
 
-MESSAGE_COLUMNS = 10
+MESSAGE_COLUMNS = 11
 
 
-def read_extra(extra: bytes | None) -> tuple[int | None, list[str] | None, int | None]:
-    """`reply_to`, `mentions` and `expires_at` out of a message row's last column."""
+def read_extra(extra: bytes | None) -> tuple[int | None, list[str] | None]:
+    """`reply_to` and `mentions` out of a message row's last column."""
     if extra is None:
-        return None, None, None
+        return None, None
     fields = decode_msgpack(extra)
-    return fields["r"], fields["m"], fields["x"]
+    return fields["r"], fields["m"]

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 OPEN, DURABLE, FAILED = 0, 1, 2
 
-#: An open batch over this makes the shards stop reading until the disk has caught up.
+#: An open batch over one of these makes the shards stop reading until the disk has caught up.
 MAX_BATCH_ROWS = 20_000
+MAX_BATCH_BYTES = 32 << 20  # of message bodies
 #: How long the writer is idle before it looks after the WAL.
 _IDLE_S = 0.05
 _SAY_AGAIN_S = 1.0
@@ -58,6 +59,7 @@ class Batch:
         "cursors",
         "error",
         "frames",
+        "message_bytes",
         "message_params",
         "messages",
         "number",
@@ -74,6 +76,8 @@ class Batch:
         self.state = OPEN
         self.error: StorageError | None = None
         self.rows = 0
+        #: Of the bodies of messages.
+        self.message_bytes = 0
         #: The bound values of the one INSERT of messages, flat.
         self.message_params: list[Any] = []
         #: New conversations with their members: bound values.
@@ -189,7 +193,8 @@ class Journal:
     @property
     def is_full(self) -> bool:
         """The open batch is at its bound: read nothing more until the writer has taken it."""
-        return self._open.rows >= MAX_BATCH_ROWS
+        batch = self._open
+        return batch.rows >= MAX_BATCH_ROWS or batch.message_bytes >= MAX_BATCH_BYTES
 
     # ------------------------------------------------------------ from the shards
 
@@ -203,11 +208,14 @@ class Journal:
 
     def submit(self) -> None:
         """A tick has ended: what is open may be committed as soon as the writer is free."""
-        if self._is_dirty and not self._is_submitted:
-            self._is_submitted = True
-            if self._is_idle:
-                self._is_idle = False
-                self._signal.release()
+        if not self._is_dirty or self._is_submitted:
+            return
+        with self.lock:  # the writer may take or fail the batch at this very moment
+            if self._is_dirty and not self._is_submitted:
+                self._is_submitted = True
+                if self._is_idle:
+                    self._is_idle = False
+                    self._signal.release()
 
     # ------------------------------------------------------------ the writer's thread
 
@@ -267,6 +275,7 @@ class Journal:
             self._on_failed(failed)
             for lost in failed:
                 lost.error = error
+                lost.forget_rows()
                 for write in lost.writes:
                     write.error = write.error or StorageUnavailable(str(error))
                 lost.state = FAILED

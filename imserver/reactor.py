@@ -5,7 +5,7 @@ one Trio task and stream a connection this machine echoed 26,000 frames a second
 flight on each connection: the cost of a wakeup is shared by all that is ready.
 
 One **tick** is one pass: fetch ready descriptors, let each source read or write once, then `end_tick`. After a bounded
-number of ticks Trio's other tasks get their turn.
+time Trio's other tasks get their turn.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import select
 import socket
 from collections.abc import Callable
+from time import monotonic
 from typing import Protocol
 
 import trio
@@ -22,9 +23,11 @@ READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
 BROKEN = select.EPOLLERR | select.EPOLLHUP
 
-#: Ready descriptors handled in one tick, and ticks between two turns of Trio's tasks; arbitrary, small against a second.
+#: Ready descriptors fetched for one tick; how long a tick may last, after which the rest is fetched again, behind what has
+#: become ready meanwhile; and how long Trio's other tasks may have to wait. Arbitrary, small against a second.
 _EVENTS_PER_TICK = 512
-_TICKS_PER_TURN = 8
+_TICK_S = 0.005
+_TURN_S = 0.010
 
 
 class Source(Protocol):
@@ -77,7 +80,7 @@ class Reactor:
         self.wake()
 
     def wake(self) -> None:
-        """Run a tick soon. From any thread; many wakeups before a tick are one."""
+        """Run a tick soon. From any thread; many wakeups before a tick are one. Nothing happens once it is closed."""
         if not self._is_woken:
             self._is_woken = True
             os.eventfd_write(self._wake_fd, 1)
@@ -92,37 +95,48 @@ class Reactor:
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        poll, sources = self._epoll.poll, self._sources
+        poll = self._epoll.poll
+        left: list[tuple[int, int]] = []  # fetched, and not yet served when the tick's time was over
         while True:
             await trio.lowlevel.wait_readable(self._wake_fd if self._is_paused() else self._epoll.fileno())
-            for _ in range(_TICKS_PER_TURN):
-                paused = self._is_paused()
-                events = poll(0, 1 if paused else _EVENTS_PER_TICK)
+            turn_ends = monotonic() + _TURN_S
+            while True:
+                is_paused = self._is_paused()
+                events = poll(0, 1) if is_paused else left or poll(0, _EVENTS_PER_TICK)
                 if not events:
                     break
                 # Also unasked: of two wakers at once the second may have written after we read.
                 if self._is_woken or events[0][0] == self._wake_fd:
                     self._take_wakeup()
                 self._begin_tick()
-                if not paused:
-                    for fd, mask in events:
-                        source = sources.get(fd)
-                        if source is not None:
-                            source.ready(mask)
+                if not is_paused:
+                    left = self._serve(events)
                 self._end_tick()
                 if self._closing:
                     for sock in self._closing:
                         sock.close()
                     self._closing.clear()
-                if self._is_paused():
+                if monotonic() > turn_ends or self._is_paused():
+                    await trio.lowlevel.checkpoint()
                     break
-            else:
-                await trio.lowlevel.checkpoint()
+
+    def _serve(self, events: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Let ready sources read or write; returns those that the tick has no time for."""
+        sources = self._sources
+        tick_ends = monotonic() + _TICK_S
+        for index, (fd, mask) in enumerate(events):
+            source = sources.get(fd)
+            if source is not None:
+                source.ready(mask)
+                if monotonic() > tick_ends:
+                    return events[index + 1 :]
+        return []
 
     def close(self) -> None:
         """Close what is left. The loop has ended."""
         for sock in self._closing:
             sock.close()
         self._closing.clear()
+        self._is_woken = True  # from here on `wake` finds nothing to do
         self._epoll.close()
         os.close(self._wake_fd)

@@ -29,7 +29,7 @@ from imserver.errors import (
 )
 from imserver.log import get_logger
 from imserver.plugin import ANYONE, Plugin
-from imserver.protocol.body import BodyDecoder, encode_frame, encode_msgpack, fields_of, rid_of
+from imserver.protocol.body import BodyDecoder, encode_frame, encode_msgpack, fields_of, inflate, rid_of
 from imserver.protocol.frame import BARE_HEARTBEAT, GZIP, JSON, Frame
 
 if TYPE_CHECKING:
@@ -45,6 +45,10 @@ ERROR = 3
 
 #: How often a `def` handler may ask for something else that is not in memory before it is given up.
 _MAX_LOADS = 8
+#: A compressed body counts as one request more for each so many bytes that it inflates to.
+_BYTES_PER_REQUEST = 16 * 1024
+#: How far a compressed body that is refused is inflated to find its `rid`.
+_LOOK_INTO_BYTES = 16 * 1024
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -178,7 +182,11 @@ class Router:
             session.send(BARE_HEARTBEAT)
             return
         try:
-            request = endpoint.decode(body, flags)
+            if flags & GZIP:
+                body = inflate(body, session.decoder.max_frame_bytes)
+                session.charge(len(body) / _BYTES_PER_REQUEST)
+                frame = (command_id, flags & ~GZIP, body, None)
+            request = endpoint.decode(body, flags & JSON)
         except InvalidBody as exc:
             self._refuse_raw(session, frame, exc)
             return
@@ -218,12 +226,13 @@ class Router:
             section.abandon()
             self._fail(session, endpoint, request.rid, flags, self._fault(endpoint, session, exc))
         else:
-            writes = section.finish()
+            writes = section.seal()
             if rid:
                 if endpoint.is_stateless:
                     session.send(frame)
                 else:
                     shard.hold(session, frame, rid, writes)
+            section.release()
 
     async def _load_and_run(
         self, session: Session, endpoint: _Endpoint, request: Any, flags: int, loads_left: int, wanted: NotLoaded
@@ -264,21 +273,28 @@ class Router:
 
     def _start(self, session: Session, endpoint: _Endpoint, request: Any, flags: int) -> None:
         session.in_flight += 1
-        if self._is_busy(session):
-            session.park()
-        self._shard.start_soon(self._serve, session, endpoint, request, flags)
-
-    async def _serve(self, session: Session, endpoint: _Endpoint, request: Any, flags: int) -> None:
-        """An `async def` handler: a task, a deadline, an answer."""
         scope = trio.CancelScope()
         session.tasks.add(scope)
+        if self._is_busy(session):
+            session.park()
+        self._shard.start_soon(self._serve, session, endpoint, request, flags, scope)
+
+    async def _serve(
+        self, session: Session, endpoint: _Endpoint, request: Any, flags: int, scope: trio.CancelScope
+    ) -> None:
+        """An `async def` handler: a task, a deadline, an answer."""
         frame = b""
         failure: ImError | None = None
         try:
+            if session.is_revoked:
+                scope.cancel()
             with scope, _deadline(endpoint.timeout_s):
+                await trio.lowlevel.checkpoint_if_cancelled()
                 fields = await self._carry_out(session, endpoint, request)
                 if request.rid:
                     frame = _answer_frame(session, endpoint.command_id, request.rid, flags, fields)
+                while session.is_backed_up:
+                    await session.wait_drained()  # a client's own answers must not make it a slow consumer
         except ImError as exc:
             failure = exc
         except Exception as exc:
@@ -287,9 +303,10 @@ class Router:
             session.tasks.discard(scope)
             session.in_flight -= 1
         if failure is not None:
-            if session.gate is not None:
-                session.unbind()
             self._fail_now(session, endpoint, request.rid, flags, failure)
+            if session.gate is not None:
+                # A login that came to nothing after it had bound the session: whose it is would be half true.
+                session.go_away_silently()
         elif frame:
             session.send(frame)
         if session.gate is not None:
@@ -336,7 +353,8 @@ class Router:
                 section.abandon()
                 raise
             else:
-                writes = section.finish()
+                writes = section.seal()
+                section.release()
                 await self._shard.wait_durable()
                 if any(write.error is not None for write in writes or ()):
                     raise _not_stored()
@@ -365,7 +383,8 @@ class Router:
     def _refuse_raw(self, session: Session, frame: Frame, error: ImError) -> None:
         """A request that is refused before or while its body is decoded."""
         command_id, flags, body, _ = frame
-        rid = rid_of(body, flags, self._limits.max_frame_bytes) if body else 0
+        # A compressed one is refused without a look into it beyond a little: it would cost more than it is worth.
+        rid = rid_of(body, flags, _LOOK_INTO_BYTES) if body else 0
         session.send(_error_frame(command_id, rid, flags & JSON, error))
 
     def _fail(self, session: Session, endpoint: _Endpoint, rid: int, flags: int, error: ImError) -> None:

@@ -24,7 +24,9 @@ class Section:
         "_hand_on",
         "_has_lock",
         "_journal",
+        "_message_bytes",
         "_messages",
+        "_params",
         "_rows",
         "_shard_index",
         "_undo",
@@ -51,7 +53,7 @@ class Section:
         self.pushes: list[Held] = []
         self._depth = 0
         # Where the batch stood when the handler first wrote.
-        self._undo = self._rows = self._writes = self._messages = 0
+        self._undo = self._rows = self._writes = self._messages = self._params = self._message_bytes = 0
 
     def begin(self) -> None:
         """A `def` handler begins."""
@@ -67,6 +69,8 @@ class Section:
         batch = self._journal.current
         self._undo = len(batch.undo)
         self._rows = batch.rows
+        self._params = len(batch.message_params)
+        self._message_bytes = batch.message_bytes
         self._writes = len(batch.writes)
         self._messages = len(batch.messages[self._shard_index])
 
@@ -77,8 +81,11 @@ class Section:
             self._has_lock = False
             self._journal.lock.release()
 
-    def finish(self) -> list[Write] | None:
-        """The handler has returned. Gives its SQL units, whose failure would make its answer an error."""
+    def seal(self) -> list[Write] | None:
+        """The handler has returned. Gives its SQL units, whose failure would make its answer an error.
+
+        The answer is held before `release`: later, another shard might have opened a batch that it does not rest on.
+        """
         self.in_handler = False
         if self.pushes:
             # Under the lock still, so that a conversation's pushes leave in its order.
@@ -91,9 +98,13 @@ class Section:
         if writes is not None and len(batch.undo) > self._undo:
             for write in writes:
                 write.is_bound = True
-        self._has_lock = False
-        self._journal.lock.release()
         return writes
+
+    def release(self) -> None:
+        """Behind `seal`: others may write."""
+        if self._has_lock:
+            self._has_lock = False
+            self._journal.lock.release()
 
     def abandon(self) -> None:
         """The handler has raised: nothing that it wrote remains, nothing is pushed."""
@@ -107,6 +118,8 @@ class Section:
         self._journal.lock.release()
 
     def _take_back(self, batch: Batch) -> None:
-        self._conversations.take_back(batch, self._undo, self._rows)
+        self._conversations.take_back(batch, self._undo, self._params)
+        batch.rows = self._rows
+        batch.message_bytes = self._message_bytes
         del batch.writes[self._writes :]
         del batch.messages[self._shard_index][self._messages :]

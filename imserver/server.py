@@ -150,11 +150,12 @@ class Server:
             StartError: it cannot start.
         """
         database, journal = self._build()
+        threads: list[_ShardThread] = []
         try:
             first, *others = self.shards
             async with trio.open_nursery() as nursery:
                 await nursery.start(first.run)
-                threads = [_ShardThread(shard) for shard in others]
+                threads += [_ShardThread(shard) for shard in others]
                 try:
                     with _stop_requests(stop) as wait_for_stop:
                         await self._start_plugins(first)
@@ -184,11 +185,13 @@ class Server:
                     nursery.cancel_scope.cancel()
         finally:
             for shard in self.shards:
-                shard.close()
+                shard.lose_sessions()
             journal.stop()
+            for shard in self.shards:
+                shard.close()
             database.close()
         self._log.info("stopped")
-        return 0
+        return 1 if any(thread.has_crashed for thread in threads) else 0
 
     async def _start_plugins(self, shard: Shard) -> None:
         for plugin in self._registry.plugins:
@@ -269,6 +272,7 @@ class _ShardThread:
         self._shard = shard
         self._token: trio.lowlevel.TrioToken | None = None
         self._scope = trio.CancelScope()
+        self.has_crashed = False
         self._started = threading.Event()
         self._log = get_logger("server")
         self._thread = threading.Thread(target=self._main, name=f"shard-{shard.index}", daemon=True)
@@ -281,6 +285,7 @@ class _ShardThread:
         except Exception:
             # It serves nobody any more: better to stop, and be started again, than to lose a part of the users.
             self._log.exception("shard_fault", shard=self._shard.index)
+            self.has_crashed = True
             os.kill(os.getpid(), signal.SIGTERM)
         finally:
             self._started.set()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from imserver.protocol.body import encode_frame
-from imserver.protocol.frame import GZIP, JSON, Frame, FrameDecoder
+from imserver.protocol.frame import GZIP, JSON, Frame, FrameDecoder, command_of
 from imserver.reactor import BROKEN, READ, WRITE
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ LINGER_S = 2.0
 SILENT_HEARTBEATS = 3
 #: Frames that wait while the connection is parked; reading stops at the first, so one read's worth comes at most.
 _GATED_MAX = 10_000
+#: What one write takes from a longer outbox.
+_WRITE_BYTES = 256 * 1024
 
 
 class State(enum.Enum):
@@ -50,6 +52,7 @@ class Session:
     """
 
     __slots__ = (
+        "_drain_waiters",
         "_interceptor",
         "_read_paused",
         "_socket",
@@ -71,6 +74,7 @@ class Session:
         "in_flight",
         "is_dirty",
         "is_plain",
+        "is_revoked",
         "is_waiting_for_load",
         "linger_until",
         "opened_at",
@@ -97,6 +101,8 @@ class Session:
         self.state = State.OPEN
         #: Frames are carried out. False once the session is closing or revoked, by whatever thread.
         self.takes_frames = True
+        #: Somebody ended it: what was dispatched and has not begun is not carried out either.
+        self.is_revoked = False
         self.decoder = FrameDecoder(min(MAX_FRAME_BEFORE_LOGIN_BYTES, shard.limits.max_frame_bytes))
 
         self.user_id: str | None = None
@@ -124,8 +130,9 @@ class Session:
         self.is_waiting_for_load = False
 
         #: What goes out next; frames that wait for a commit are not here but in the journal's batches.
-        self.out: list[bytes] = []
+        self.out: deque[bytes] = deque()
         self.out_bytes = 0
+        self._drain_waiters: list[trio.Event] = []
         self.is_dirty = False  # in the shard's list of outboxes to write
         #: Nothing special about sending to it: open, no gate, no interceptor.
         self.is_plain = True
@@ -173,7 +180,7 @@ class Session:
     def ready(self, events: int) -> None:
         """See `imserver.reactor.Source`."""
         if events & WRITE:
-            self.flush()
+            self._write()
         if events & READ:
             self._read()
         elif events & BROKEN:
@@ -256,20 +263,19 @@ class Session:
         if isinstance(what, int):
             self.send(frame)
             return
-        if self.gate is not None:
-            if len(self.gate) >= _GATED_MAX:
-                self.go_away("slow_consumer", "too many pushes while logging in; log in again and SYNC")
-                return
-            self.gate.append(frame)
-            return
         if self._interceptor is not None:
             try:
-                if self._interceptor(frame[4] << 8 | frame[5], what):
+                if self._interceptor(command_of(frame), what):
                     return
             except Exception:
                 self.shard.log.exception("interceptor_fault", user=self.user_id, session=self.session_id)
                 self.intercept(None)
-        self.send(frame)
+        if self.gate is None:
+            self.send(frame)
+        elif len(self.gate) < _GATED_MAX:
+            self.gate.append(frame)
+        else:
+            self.go_away("slow_consumer", "too many pushes while logging in; log in again and SYNC")
 
     def shut_gate(self) -> None:
         """Let pushes wait until the login's answer is out."""
@@ -286,42 +292,87 @@ class Session:
     def flush(self) -> None:
         """Write what the kernel takes; the rest waits for its word, under the outbox's bound."""
         self.is_dirty = False
-        if not self.out:
-            if self.state is State.CLOSING:
-                self._finish_closing()
-            return
-        out = self.out
-        data = out[0] if len(out) == 1 else b"".join(out)
-        try:
-            sent = self._socket.send(data)
-        except BlockingIOError:
-            sent = 0
-        except OSError:
-            self.lose()
-            return
-        if sent == len(data):
-            out.clear()
-            self.out_bytes = 0
-            if self._wants_write:
-                self._wants_write = False
-                self._watch()
-            if self.state is State.CLOSING:
-                self._finish_closing()
-            return
-        self.out = [data[sent:]]
-        self.out_bytes = len(data) - sent
         if not self._wants_write:
-            self._wants_write = True
-            self._watch()
+            self._write()
         if self.out_bytes > self.shard.limits.outbox_bytes and self.state is State.OPEN:
-            self.shard.log.info("slow_consumer", user=self.user_id, session=self.session_id, bytes=self.out_bytes)
-            self.go_away("slow_consumer", "this client reads too slowly; reconnect and SYNC", code=503)
+            self._give_up_slow_consumer()
+
+    def _write(self) -> None:
+        out = self.out
+        if out:
+            if len(out) == 1:
+                data = out.popleft()
+            elif self.out_bytes <= _WRITE_BYTES:
+                data = b"".join(out)
+                out.clear()
+            else:
+                data = self._next_bytes()
+            try:
+                sent = self._socket.send(data)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                self.lose()
+                return
+            self.out_bytes -= sent
+            if sent < len(data):
+                out.appendleft(data[sent:])
+        if self._wants_write != bool(out):
+            self._wants_write = bool(out)
+            self._watch()
+        if not out:
+            self._on_drained()
+
+    def _next_bytes(self) -> bytes:
+        """Frames for one send: a bounded part of a long outbox, so that no write copies all of it."""
+        out = self.out
+        frames = [out.popleft()]
+        size = len(frames[0])
+        while out and size + len(out[0]) <= _WRITE_BYTES:
+            size += len(out[0])
+            frames.append(out.popleft())
+        return b"".join(frames)
+
+    def _on_drained(self) -> None:
+        for event in self._drain_waiters:
+            event.set()
+        self._drain_waiters.clear()
+        if self.state is State.CLOSING:
+            self._finish_closing()
+
+    @property
+    def is_backed_up(self) -> bool:
+        """Much waits to be read by the peer: who can wait, should (`wait_drained`)."""
+        return self.out_bytes > self.shard.limits.outbox_bytes // 4
+
+    async def wait_drained(self) -> None:
+        """Wait until the outbox is empty, or the session gone."""
+        while self.out and self.state is State.OPEN:
+            event = trio.Event()
+            self._drain_waiters.append(event)
+            self.shard.end_of_turn()
+            await event.wait()
+
+    def _give_up_slow_consumer(self) -> None:
+        self.shard.log.info("slow_consumer", user=self.user_id, session=self.session_id, bytes=self.out_bytes)
+        # The first is what a frame was cut in; the others will be found by SYNC.
+        first = self.out.popleft()
+        self.out.clear()
+        self.out.append(first)
+        self.out_bytes = len(first)
+        self.go_away("slow_consumer", "this client reads too slowly; reconnect and SYNC", code=503)
+
+    def charge(self, requests: float) -> None:
+        """Count a request as so many more against the connection's rate limit."""
+        if self.shard.limits.requests_per_second:
+            self.rate = max(self.rate, self.shard.now) + requests / self.shard.limits.requests_per_second
 
     # ------------------------------------------------------------ the end
 
     def revoke(self, error: str, message: str) -> None:
         """End the session from any thread: no frame of it is carried out from this call on; GOAWAY follows."""
         self.takes_frames = False
+        self.is_revoked = True
         self.shard.post(lambda: self.go_away(error, message, code=401 if error == "kicked" else 409))
 
     def go_away(self, error: str, message: str, *, code: int = 503, retry_after_ms: int | None = None) -> None:
@@ -347,6 +398,7 @@ class Session:
     def _begin_closing(self, *, cancel_tasks: bool = True) -> None:
         self.state = State.CLOSING
         self.takes_frames = False
+        self.gate = None  # what waited for a login's answer will be found by SYNC
         self._set_plain()
         self._leave(cancel_tasks=cancel_tasks)
         self.linger_until = self.shard.now + LINGER_S
@@ -383,6 +435,7 @@ class Session:
         self.out_bytes = 0
         self.backlog = None
         self.gate = None
+        self._on_drained()
         if was_open:
             self._leave(cancel_tasks=True)
         else:
@@ -447,24 +500,14 @@ class Session:
         self.device_id = device_id or f"dev-{secrets.token_hex(8)}"
         self.decoder.max_frame_bytes = self.shard.limits.max_frame_bytes
         self.shut_gate()
+        # Its deadlines are others now: look at once when the next one is.
+        self.shard.wheel.schedule(self, self.shard.now)
         return self.shard.directory.enter(self)
 
     def set_compress(self, compress: bool) -> None:
         """Whether bodies sent to it may be compressed: an option of LOGIN."""
         flags = self.flags or 0
         self.flags = flags | GZIP if compress else flags & ~GZIP
-
-    def unbind(self) -> None:
-        """The login that bound it came to nothing."""
-        self.shard.directory.leave(self)
-        self.user_id = None
-        self.session_id = ""
-        self.roles = frozenset()
-        self.expires_at_ms = None
-        self._interceptor = None
-        self.gate = None
-        self.decoder.max_frame_bytes = min(MAX_FRAME_BEFORE_LOGIN_BYTES, self.shard.limits.max_frame_bytes)
-        self._set_plain()
 
     # ------------------------------------------------------------ inner
 

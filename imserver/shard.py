@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 #: What one read takes from one socket at most, so that no socket starves the others.
 READ_BYTES = 64 * 1024
 #: Calls from other shards that may wait; beyond it a push makes its session a slow consumer.
-_MAILBOX_MAX = 100_000
+_MAILBOX_MAX = 20_000
 
 
 class _Conditional:
@@ -162,10 +162,13 @@ class Shard:
         for session in list(self.sessions):
             session.go_away_silently()
 
-    def close(self) -> None:
-        """Close the sockets that are left; the loop has ended."""
+    def lose_sessions(self) -> None:
+        """Give up the connections that are left; the loop has ended, the journal still runs."""
         for session in list(self.sessions):
             session.lose()
+
+    def close(self) -> None:
+        """Give back the descriptors; the journal has stopped."""
         self.reactor.close()
 
     async def _keep_time(self) -> None:
@@ -353,8 +356,10 @@ class Shard:
 
     def post_push(self, session: Session, frame: bytes, body: object) -> None:
         """Another shard made a push for a session of this one. From any thread."""
+        if not session.takes_frames:
+            return  # it is closing: its owner will find this by SYNC
         if len(self._mailbox) > _MAILBOX_MAX:
-            session.takes_frames = False
+            session.revoke("slow_consumer", "too many pushes wait for this client; reconnect and SYNC")
             return
         self.post(lambda: session.deliver_released(frame, body))
 

@@ -389,6 +389,7 @@ class Rig:
         self.store.open()
         self.journal.stop()
         for shard in self.shards:
+            shard.lose_sessions()
             shard.close()
         for peer in self.peers:
             peer.close()

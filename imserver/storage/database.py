@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 READERS = 4
 _BUSY_TIMEOUT_MS = 2000  # how long a commit waits for another process's lock before it fails with 503
-_MAX_ROWS_PER_STATEMENT = 3000  # 10 values each; SQLite takes 32,766 in one statement
+_MAX_ROWS_PER_STATEMENT = 32_766 // MESSAGE_COLUMNS  # SQLite's bound on the values in one statement
 
 # Checkpoints, in WAL pages of 4 KiB: in an idle moment soon, under load before one gets long (some milliseconds).
 _CHECKPOINT_IDLE_PAGES = 64

@@ -8,16 +8,19 @@ from typing import Any
 import attrs
 
 from imserver.clock import Clock, SystemClock
-from imserver.conversations import LoadedConversation, read_extra
+from imserver.conversations import LoadedConversation, idempotency_key, read_extra
 from imserver.protocol.body import decode_msgpack
 from imserver.protocol.message import Message
 from imserver.snowflake import sent_at_ms
 from imserver.storage.database import Database, Query, Row
 
+#: A page of messages is cut before its bodies are over this; what is missing comes with the next page.
+PAGE_BYTES = 1 << 20
+
 #: Devices of one user whose confirmations are kept; a client that makes up a new id at each login fills these at most.
 MAX_DEVICES = 200
 
-_MESSAGE = "id, seq, rev, sender, client_id, type, body, extra"
+_MESSAGE = "id, seq, rev, sender, client_id, type, body, expires_at, extra"
 
 
 @attrs.frozen
@@ -55,8 +58,8 @@ class Missed:
 
 
 def _message(conversation_id: str, row: Row) -> Message:
-    snowflake, seq, rev, sender, client_id, message_type, body, extra = row
-    reply_to, mentions, expires_at = read_extra(extra)
+    snowflake, seq, rev, sender, client_id, message_type, body, expires_at, extra = row
+    reply_to, mentions = read_extra(extra)
     return Message(
         conversation_id,
         seq,
@@ -124,18 +127,19 @@ class MessageStore:
             silent = query(
                 "SELECT seq FROM messages WHERE conversation = ? AND silent IS NOT NULL ORDER BY seq", (number,)
             )
-            recent: list[Row] = []
+            recent: list[tuple[int, int]] = []
             before = last_seq + 1
             while before > 1:
+                # A few bodies at a time; what stays of each message is two integers.
                 page = query(
-                    "SELECT sender, client_id, seq, id, type, body FROM messages "
-                    "WHERE conversation = ? AND seq < ? ORDER BY seq DESC LIMIT 1000",
+                    "SELECT sender, client_id, type, body, seq, id FROM messages "
+                    "WHERE conversation = ? AND seq < ? ORDER BY seq DESC LIMIT 50",
                     (number, before),
                 )
-                recent += [row for row in page if row[3] >= keys_since]
-                if not page or page[-1][3] < keys_since:
+                recent += [idempotency_key(*row) for row in page if row[5] >= keys_since]
+                if not page or page[-1][5] < keys_since:
                     break
-                before = page[-1][2]
+                before = page[-1][4]
             recent.reverse()
             return LoadedConversation(number, kind, last_seq, last_rev, members, [seq for (seq,) in silent], recent)
 
@@ -271,22 +275,29 @@ class MessageStore:
     ) -> list[Message]:
         """Messages with low < seq < high, ascending: the first `limit` of them, or the last.
 
-        Full as long as there are enough, so that a short page means the end.
+        Shorter where the bodies would be over `PAGE_BYTES`, but never empty unless there is nothing.
         """
         order = "ASC" if is_forward else "DESC"
-        page: list[Message] = []
-        while len(page) < limit:
-            rows = query(
-                f"SELECT {_MESSAGE} FROM messages WHERE conversation = ? AND seq > ? AND seq < ? ORDER BY seq {order} LIMIT ?",
-                (number, low, high, limit),
-            )
-            found = [_message(conversation_id, row) for row in rows]
-            page += [message for message in found if not self._is_over(message)]
-            if len(rows) < limit:
+        sizes = query(
+            "SELECT seq, length(body) FROM messages WHERE conversation = ? AND seq > ? AND seq < ? "
+            f"AND (expires_at IS NULL OR expires_at > ?) ORDER BY seq {order} LIMIT ?",
+            (number, low, high, self._clock.now_ms(), limit),
+        )
+        total = 0
+        seqs: list[int] = []
+        for seq, size in sizes:
+            total += size
+            if seqs and total > PAGE_BYTES:
                 break
-            low, high = (found[-1].seq, high) if is_forward else (low, found[-1].seq)
-        del page[limit:]
-        return page if is_forward else page[::-1]
+            seqs.append(seq)
+        if not seqs:
+            return []
+        rows = query(
+            f"SELECT {_MESSAGE} FROM messages WHERE conversation = ? AND seq BETWEEN ? AND ? "
+            "AND (expires_at IS NULL OR expires_at > ?) ORDER BY seq",
+            (number, min(seqs), max(seqs), self._clock.now_ms()),
+        )
+        return [_message(conversation_id, row) for row in rows]
 
     def _is_over(self, message: Message) -> bool:
         return message.expires_at is not None and message.expires_at <= self._clock.now_ms()

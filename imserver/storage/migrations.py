@@ -31,7 +31,8 @@ CORE = (
     -- id: the Snowflake, so rows are appended in order; silent: 1 for what nobody's unread counts, else null
     CREATE TABLE messages (
         id INTEGER PRIMARY KEY, conversation INTEGER NOT NULL, seq INTEGER NOT NULL, rev INTEGER NOT NULL,
-        silent INTEGER, sender TEXT NOT NULL, client_id TEXT NOT NULL, type TEXT NOT NULL, body BLOB NOT NULL, extra BLOB
+        silent INTEGER, sender TEXT NOT NULL, client_id TEXT NOT NULL, type TEXT NOT NULL, body BLOB NOT NULL,
+        expires_at INTEGER, extra BLOB
     ) STRICT;
     CREATE UNIQUE INDEX messages_in_order ON messages (conversation, seq);
     CREATE INDEX messages_silent ON messages (conversation, seq) WHERE silent IS NOT NULL;

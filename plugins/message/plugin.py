@@ -102,6 +102,7 @@ class MessagePlugin(Plugin):
             raise TooLarge(f"at most {MAX_BATCH} messages in one batch", field="messages")
         requests = [_checked(fields) for fields in request.messages]
         self._load_together(ctx, requests)
+        ctx.session.charge(len(requests) - 1)
         results = []
         for one in requests:
             try:

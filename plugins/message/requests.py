@@ -22,7 +22,7 @@ class Send(Struct, kw_only=True):
     to: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
     conversation_id: ConversationId | None = None
     type: Annotated[str, Meta(min_length=1, max_length=32)] = "text"
-    reply_to: Annotated[int, Meta(ge=1)] | None = None
+    reply_to: Annotated[int, Meta(ge=1, le=2**62)] | None = None
     mentions: Annotated[list[UserId], Meta(max_length=MAX_MENTIONS)] | None = None
     expires_in_ms: Annotated[int, Meta(ge=1, le=10 * 365 * 86_400_000)] | None = None
     store: bool = True

@@ -54,6 +54,14 @@ class Feed:
 
     async def run(self) -> None:
         """Send what is missing until the session is live or gone."""
+        try:
+            await self._run()
+        except Exception:
+            # Its live messages are swallowed as long as we are there: better that it comes again.
+            self._session.go_away("unavailable", "what this device missed cannot be read; reconnect", retry_after_ms=1000)
+            raise
+
+    async def _run(self) -> None:
         user_id = self._session.user_id
         if user_id is None:
             return
@@ -81,6 +89,8 @@ class Feed:
             room = min(_PAGE, WINDOW - self._outstanding)
             page = await self._ctx.conversations.messages_after(missed, self._sent[conversation_id], room)
             for message in page:
+                while self._session.is_backed_up:
+                    await self._session.wait_drained()
                 self._session.push(MESSAGE, message)
                 # `seq` has holes where messages have expired: confirmations count by seq, so does the window.
                 self._outstanding += message.seq - self._sent[conversation_id]

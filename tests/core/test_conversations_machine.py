@@ -123,7 +123,8 @@ class Machine(RuleBasedStateMachine):
                 self.section.abandon()
                 raise
             else:
-                self.section.finish()
+                self.section.seal()
+                self.section.release()
                 self.memory = world
                 return result
         raise AssertionError("it is never loaded")
@@ -316,7 +317,7 @@ class Machine(RuleBasedStateMachine):
             messages = self.memory.messages[name]
             assert conversation.is_alive
             assert conversation.last_seq == conversation.last_rev == len(messages)
-            assert conversation.silent_seqs == [m["seq"] for m in messages if m["type"] == "system"]
+            assert list(conversation.silent_seqs) == [m["seq"] for m in messages if m["type"] == "system"]
             assert (conversation.number is None) == (not messages)
             for user, member in conversation.members.items():
                 assert member.read_seq == self.memory.read[name][user]

@@ -189,7 +189,7 @@ def test_a_message_that_cannot_be_stored_leaves_nothing(open_database):
     """A row that breaks the core's own rules fails its commit; the connection is good for the next one."""
     database = open_database()
     batch = batch_of([thing("a")])
-    row = (1, 1, 1, 1, None, "ann", "k", "text", b"\xa1x", None)
+    row = (1, 1, 1, 1, None, "ann", "k", "text", b"\xa1x", None, None)
     batch.message_params = [*row, *row]
     with pytest.raises(StorageUnavailable):
         database.commit(batch)
@@ -207,7 +207,7 @@ def test_batches_of_any_size(open_database, count, is_mixed):
     database = open_database()
     batch = batch_of([thing("with")]) if is_mixed else Batch(1, 1)
     for seq in range(1, count + 1):
-        batch.message_params += (seq, 1, seq, seq, None, "ann", f"k{seq}", "text", b"\xa1x", None)
+        batch.message_params += (seq, 1, seq, seq, None, "ann", f"k{seq}", "text", b"\xa1x", None, None)
     database.commit(batch)
     assert database.read_now("SELECT count(*), max(seq) FROM messages") == [(count, count)]
 
@@ -319,7 +319,7 @@ def test_what_the_start_needs_to_know(open_database):
     assert (store.last_snowflake(), store.last_conversation()) == (0, 0)
     batch = Batch(1, 1)
     batch.opened = [((4, "d:a:b", "direct", 70), [(4, "a", 0, 0, 0, 70), (4, "b", 0, 0, 0, 90)])]
-    batch.message_params = [80, 4, 1, 1, None, "a", "k", "text", b"\xa1x", None]
+    batch.message_params = [80, 4, 1, 1, None, "a", "k", "text", b"\xa1x", None, None]
     database.commit(batch)
     assert (store.last_snowflake(), store.last_conversation()) == (90, 4)
     batch = batch_of(MessageStore.cursor_statements([(4, "a", 1)], 100))
