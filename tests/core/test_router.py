@@ -1,11 +1,10 @@
 """The router on a real shard: handlers of both kinds, every refusal, hooks and the bus, with commits that wait or fail."""
 
 import itertools
+import threading
 
 import attrs
 import msgspec
-import threading
-
 import pytest
 import trio
 import trio.testing
