@@ -112,7 +112,8 @@ class MessagesApi:
             stored = self._append(conversation, draft, self._shard.index)
         finally:
             section.leave()
-        self._context.has_written()
+        if not section.in_handler:
+            self._context.has_written()
         return stored
 
     def fleeting(self, draft: Draft) -> dict[str, Any]:

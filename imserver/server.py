@@ -71,8 +71,9 @@ def _tune_interpreter() -> None:
     # Collections find next to nothing here (no cycles on the way of a message) and walk all that lives: make them rare.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
-    # The writer's thread asks for the GIL a few times a commit; waiting 5 ms each time would be the commit's cost.
-    sys.setswitchinterval(0.0005)
+    # The writer's thread asks for the GIL a few times a commit, and what waits for its commit waits for that too. Measured
+    # at 100 pairs x 32 in flight: 84,000 messages/s at 50 us, 75,000 at 500 us, 73,000 at the default of 5 ms.
+    sys.setswitchinterval(0.00005)
 
 
 def shard_count(config: Config) -> int:

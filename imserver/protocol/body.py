@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from imserver.errors import InvalidBody, ProtocolError
-from imserver.protocol.frame import GZIP, JSON, pack_frame
+from imserver.protocol.frame import GZIP, HEADER_BYTES, JSON, PLAIN, pack_frame, pack_header
 
 #: A server compresses only bodies above this, and only for a connection that asked for it.
 COMPRESS_ABOVE_BYTES = 1024
@@ -141,7 +141,8 @@ def encode_frame(command: int, fields: Any, flags: int = 0) -> bytes:
         flags: JSON selects the encoding; GZIP allows compression, which is used where it makes the body smaller.
     """
     if not flags:  # nearly always
-        return pack_frame(command, encode_msgpack(fields))
+        body = encode_msgpack(fields)
+        return pack_header(HEADER_BYTES + len(body), command, PLAIN) + body
     body = encode_json(fields) if flags & JSON else encode_msgpack(fields)
     if flags & GZIP and len(body) > COMPRESS_ABOVE_BYTES:
         compressor = zlib.compressobj(level=1, wbits=31)

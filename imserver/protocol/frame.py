@@ -22,6 +22,11 @@ _HEADER = Struct(">IHH")
 _VERSION_BITS = VERSION << 8
 _GOOD = frozenset(_VERSION_BITS | flags for flags in range(_KNOWN_FLAGS + 1))
 
+#: The header's last two bytes as one number: this version, no flags.
+PLAIN = _VERSION_BITS
+#: (length of the whole frame, command, version and flags as one number) -> the 8 bytes of a header.
+pack_header = _HEADER.pack
+
 #: One lone frame without a body, as clients send it to stay alive; answered by the same bytes.
 BARE_HEARTBEAT = _HEADER.pack(HEADER_BYTES, 1, _VERSION_BITS)
 

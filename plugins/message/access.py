@@ -44,7 +44,8 @@ def conversation_for_send(ctx: Context, to: str | None, conversation_id: str | N
         raise InvalidBody("give `to` (a user id) or `conversation_id`", field="to")
     found = ctx.conversations.require(conversation_id)
     if found is not None:
-        member_of(ctx, found)
+        if user_id not in found.members:
+            raise PermissionDenied("you are not part of this conversation")
         return found
     if conversation_id.startswith("g:"):
         raise NotFound("there is no such group")
