@@ -153,8 +153,13 @@ class Journal:
         self._log = get_logger("journal")
         self._said_at = -_SAY_AGAIN_S
         self._unsaid_failures = 0
+        #: Commits that are durable, the messages in them, the seconds that they took, and those that failed.
         self.commits = 0
+        self.messages = 0
+        self.commit_s = 0.0
         self.failures = 0
+        #: The last commit succeeded, or there was none yet.
+        self.is_healthy = True
 
     # ------------------------------------------------------------ life
 
@@ -249,6 +254,7 @@ class Journal:
                 self._signal.acquire()
 
     def _commit(self, batch: Batch) -> None:
+        started = time.monotonic()
         try:
             self._store.commit(batch)
         except StorageError as exc:
@@ -258,6 +264,9 @@ class Journal:
             self._fail(batch, InternalStorageFault(str(exc)))
         else:
             self.commits += 1
+            self.commit_s += time.monotonic() - started
+            self.messages += sum(map(len, batch.messages))
+            self.is_healthy = True
             batch.forget_rows()
             batch.state = DURABLE
         for shard in self._shards:
@@ -265,6 +274,7 @@ class Journal:
 
     def _fail(self, batch: Batch, error: StorageError) -> None:
         self.failures += 1
+        self.is_healthy = False
         with self.lock:
             failed = [batch]
             if self._is_dirty:

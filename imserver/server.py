@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -25,9 +26,12 @@ from imserver.connection import add_connection_commands
 from imserver.conversations import Conversations
 from imserver.directory import Directory
 from imserver.errors import ConfigError, ImserverError, StartError
+from imserver.http.health import HealthHandler
+from imserver.http.server import HttpServer
 from imserver.journal import Journal
 from imserver.listeners import Listener, bind, shown_address
 from imserver.log import get_logger
+from imserver.metrics import Metrics
 from imserver.plugin_loader import Registry, load_plugins
 from imserver.session import LINGER_S
 from imserver.shard import Shard
@@ -100,6 +104,7 @@ class Server:
         self._listeners: list[tuple[Shard, Listener]] = []
         #: host:port of each listener, once it is ready.
         self.tcp_addresses: list[str] = []
+        self.http_addresses: list[str] = []
         self.is_ready = False
 
     # ------------------------------------------------------------ start
@@ -162,11 +167,13 @@ class Server:
                         await self._start_plugins(first)
                         self._listen()
                         nursery.start_soon(self._fold_cursors, first)
+                        http_sockets = self._bind_http()
+                        nursery.start_soon(HttpServer(self._health(journal)).serve, http_sockets)
                         self.is_ready = True
                         self._log.info(
                             "ready",
                             tcp=self.tcp_addresses,
-                            http=[],
+                            http=self.http_addresses,
                             shards=len(self.shards),
                             plugins=[plugin.name for plugin in self._registry.plugins],
                             data_dir=str(self._config.server.data_dir),
@@ -211,6 +218,18 @@ class Server:
             for shard, sock in zip(self.shards, sockets, strict=True):
                 # Adding to another shard's epoll is safe: nothing is dealt with before its thread looks.
                 shard.post(lambda shard=shard, sock=sock: self._listeners.append((shard, Listener(shard, sock))))  # type: ignore[misc]
+
+    def _bind_http(self) -> list[socket.socket]:
+        sockets = [bind(address, 1)[0] for address in self._config.http.listen]
+        self.http_addresses += [shown_address(sock) for sock in sockets]
+        return sockets
+
+    def _health(self, journal: Journal) -> HealthHandler:
+        checks: dict[str, Callable[[], bool]] = {
+            "listening": lambda: self.is_ready,
+            "storage": lambda: journal.is_healthy,
+        }
+        return HealthHandler(checks, Metrics(self.shards, journal, self.directory).render)
 
     async def _fold_cursors(self, shard: Shard) -> None:
         """Write the read cursors that own messages moved, a second's worth at a time."""
