@@ -25,6 +25,8 @@ BODY_TIMEOUT_S = 10.0
 WRITE_TIMEOUT_S = 10.0
 KEEP_ALIVE_S = 60.0
 HANDLER_TIMEOUT_S = 10.0
+LINGER_S = 1.0
+LINGER_BYTES = 1 << 20
 _READ_BYTES = 16 * 1024
 
 
@@ -201,8 +203,18 @@ class _Connection:
             return
         try:
             await self.answer(attrs.evolve(refused.response, headers=[("Connection", "close")]))
+            await self._linger()
         except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
             return  # nobody is there to read it
+
+    async def _linger(self) -> None:
+        """Take a little of what still comes: closing on unread bytes would reset the connection and lose the answer."""
+        if isinstance(self._stream, trio.abc.HalfCloseableStream):
+            await self._stream.send_eof()
+        left = LINGER_BYTES
+        with trio.move_on_after(LINGER_S):
+            while left > 0 and (data := await self._stream.receive_some(_READ_BYTES)):
+                left -= len(data)
 
     async def _send(self, event: h11.Event) -> None:
         data = self._h11.send(event)
