@@ -7,7 +7,7 @@ The way of a message, and where to read it:
     protocol/     bytes <-> frames <-> typed requests, without any I/O
     session.py    one connected client: input buffer, outbox, deadlines
     router.py     command ID -> handler (commands.py is the table, plugin.py what a plugin sees)
-    conversations.py  members, order and idempotency of a conversation, in memory
+    conversations.py  those in memory, and every change of one (conversation.py): members, order, idempotency
     journal.py    the one ordered writer: group commit, and release of what waited (storage/ is below it)
     directory.py  who is online, on which shard; the pushes go back through session.py
 

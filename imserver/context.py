@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from imserver.cache import Cache
     from imserver.clock import Clock
     from imserver.config import Config
-    from imserver.conversations import Conversation, Draft, Member, Stored
+    from imserver.conversation import Conversation, Draft, Member, Stored
     from imserver.directory import Directory
     from imserver.plugin import Plugin
     from imserver.session import Session

@@ -11,28 +11,33 @@ in flight refers to it. After a failed commit the conversations that it touched 
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right, insort
+from bisect import insort
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgspec
 from msgspec.structs import astuple
 
+from imserver.conversation import (
+    DIRECT,
+    GROUP,
+    KEY_LIFE_MS,
+    Conversation,
+    Draft,
+    Member,
+    Stored,
+    place_of,
+    remembered,
+)
 from imserver.errors import Conflict, NotLoaded
 from imserver.journal import DURABLE, Batch
 from imserver.log import get_logger
-from imserver.protocol.body import decode_msgpack, encode_msgpack
+from imserver.protocol.body import encode_msgpack
 from imserver.protocol.message import Message
 from imserver.snowflake import Snowflakes, first_at, sent_at_ms
 
 if TYPE_CHECKING:
     from imserver.clock import Clock
-
-DIRECT, GROUP = "direct", "group"
-
-#: Idempotency keys live at least this long (wire protocol, section 3: 24 hours at least), at most twice as long.
-KEY_LIFE_MS = 24 * 3600 * 1000
 
 #: Bounds on what is kept in memory. Beyond them the least recently used conversations are evicted; if the keys of those
 #: in use alone are more, the busiest ones forget their oldest keys before their time, which is logged.
@@ -43,166 +48,6 @@ _SAY_AGAIN_MS = 60_000
 
 #: Types of messages that nobody's unread counts.
 _SILENT_TYPES = frozenset({"system"})
-
-
-class Draft(msgspec.Struct, gc=False):
-    """A message before it is stored; `before_send` hooks may change it."""
-
-    conversation_id: str
-    sender: str
-    client_id: str
-    type: str
-    body: Any
-    reply_to: int | None = None
-    mentions: list[str] | None = None
-    expires_in_ms: int | None = None
-
-
-class Stored(msgspec.Struct, gc=False):
-    """What an append gave. `message` is None for a duplicate: it was pushed when it was new."""
-
-    conversation_id: str
-    seq: int
-    message_id: str
-    sent_at: int
-    message: Message | None
-
-
-# An idempotency key and what it stands for are one integer each, about 140 bytes together; as tuples and strings they were
-# 660. The key is a hash of sender and client_id; the value has the Snowflake, a hash of key and content (the proof), and
-# the seq. Two keys of one hash are told apart by the proof: the later one is refused (409), never taken for the other.
-_SEQ_BITS = 40
-_HASH_BITS = 64
-_SEQ_MASK = (1 << _SEQ_BITS) - 1
-_HASH_MASK = (1 << _HASH_BITS) - 1
-
-
-def idempotency_key(
-    sender: str, client_id: str, message_type: str, body: bytes, seq: int, snowflake: int
-) -> tuple[int, int]:
-    """What is remembered of a message under its `client_id`: key and value. Hashes are salted: good in this process only.
-
-    Args:
-        body: MessagePack, as it is stored.
-    """
-    return hash((sender, client_id)), _remembered(sender, client_id, message_type, body, seq, snowflake)
-
-
-def _remembered(sender: str, client_id: str, message_type: str, body: bytes, seq: int, snowflake: int) -> int:
-    proof = hash((sender, client_id, message_type, body)) & _HASH_MASK
-    return (snowflake << _HASH_BITS | proof) << _SEQ_BITS | seq
-
-
-class Member:
-    """One user's part in a conversation."""
-
-    __slots__ = ("hidden_seq", "is_dirty", "joined_seq", "read_seq", "user_id")
-
-    def __init__(self, user_id: str, joined_seq: int = 0, read_seq: int = 0, hidden_seq: int = 0) -> None:
-        self.user_id = user_id
-        #: The member sees what comes after this; unread counts from here at the earliest.
-        self.joined_seq = joined_seq
-        #: Read up to here. One's own message moves it at once; on disk that follows in steps (`dirty_cursors`).
-        self.read_seq = read_seq
-        #: The past up to here was deleted for this member alone.
-        self.hidden_seq = hidden_seq
-        #: `read_seq` is ahead of the table of members.
-        self.is_dirty = False
-
-    @property
-    def first_visible(self) -> int:
-        """The `seq` before the first message that this member may see."""
-        return max(self.joined_seq, self.hidden_seq)
-
-
-class Conversation:
-    """One conversation's state. Read it freely inside a `def` handler; `Conversations` changes it."""
-
-    __slots__ = (
-        "_keys",
-        "_keys_since_ms",
-        "_older_keys",
-        "conversation_id",
-        "dirty_members",
-        "is_alive",
-        "is_recent",
-        "kind",
-        "last_rev",
-        "last_seq",
-        "members",
-        "newest_batch",
-        "number",
-        "recipients",
-        "silent_seqs",
-    )
-
-    def __init__(self, conversation_id: str, kind: str, members: Iterable[Member], number: int | None = None) -> None:
-        self.conversation_id = conversation_id
-        self.kind = kind
-        #: The row's key; None until the first message creates the row.
-        self.number = number
-        self.members = {member.user_id: member for member in members}
-        #: Whom a message goes to at this place in the order.
-        self.recipients = tuple(self.members)
-        self.last_seq = 0
-        self.last_rev = 0
-        #: Ascending: messages that count as unread for nobody (system messages, recalled ones).
-        self.silent_seqs = array("Q")
-        self._keys: dict[int, int] = {}
-        self._older_keys: dict[int, int] = {}
-        self._keys_since_ms = 0
-        #: False once it was forgotten or evicted: whoever still holds it must look it up again.
-        self.is_alive = True
-        self.is_recent = True  # used since the eviction hand last passed
-        self.newest_batch: Batch | None = None
-        self.dirty_members = 0  # members whose `read_seq` is ahead of the table
-
-    def unread(self, member: Member) -> int:
-        """How many messages this member has not read (wire protocol, section 4, "Unread").
-
-        Own messages need no test: each moves the sender's `read_seq` to itself.
-        """
-        start = max(member.read_seq, member.first_visible)
-        silent = len(self.silent_seqs) - bisect_right(self.silent_seqs, start)
-        return max(0, self.last_seq - start - silent)
-
-    @property
-    def key_count(self) -> int:
-        """How many idempotency keys are held."""
-        return len(self._keys) + len(self._older_keys)
-
-    def find_key(self, key: int) -> int | None:
-        """What this sender's `client_id` stands for, if it was used in the last 24 hours."""
-        return self._keys.get(key) or self._older_keys.get(key)
-
-    def remember_key(self, key: int, value: int, now_ms: int) -> int:
-        """Keep a key; returns how many old ones were dropped for it."""
-        dropped = 0
-        if now_ms - self._keys_since_ms > KEY_LIFE_MS:
-            # Two generations: the older one is younger than twice the life and goes as a whole.
-            dropped = len(self._older_keys)
-            self._older_keys = self._keys
-            self._keys = {}
-            self._keys_since_ms = now_ms
-        self._keys[key] = value
-        return dropped
-
-    def shorten_keys(self) -> int:
-        """Drop the older generation before its time; returns how many keys that were."""
-        dropped = len(self._older_keys)
-        self._older_keys = self._keys
-        self._keys = {}
-        return dropped
-
-    def forget_key(self, key: int) -> None:
-        """Free a key whose message came to nothing."""
-        self._keys.pop(key, None)
-
-
-#: One append or cursor move of the open batch, to take back if its handler fails: the conversation, the member and its
-#: `read_seq` before, the idempotency key of the appended message (None: only a cursor moved), whether it is silent, and
-#: whether it created the conversation. A plain tuple, as one is made for every message.
-Undo = tuple[Conversation, "Member | None", int, "int | None", bool, bool]
 
 
 class LoadedConversation(NamedTuple):
@@ -334,8 +179,8 @@ class Conversations:
         key = hash((sender, client_id))
         known = conversation.find_key(key)
         if known is not None:
-            seq, snowflake = known & _SEQ_MASK, known >> (_SEQ_BITS + _HASH_BITS)
-            if known != _remembered(sender, client_id, message_type, body, seq, snowflake):
+            seq, snowflake = place_of(known)
+            if known != remembered(sender, client_id, message_type, body, seq, snowflake):
                 raise Conflict(
                     "this client_id was used for a message with another body or type; choose a new one",
                     error="idempotency_conflict",
@@ -358,7 +203,7 @@ class Conversations:
         is_silent = message_type in _SILENT_TYPES
         if is_silent:
             insort(conversation.silent_seqs, seq)
-        value = _remembered(sender, client_id, message_type, body, seq, snowflake)
+        value = remembered(sender, client_id, message_type, body, seq, snowflake)
         self._keys_held += 1 - conversation.remember_key(key, value, sent_at)
         if self._keys_held > MAX_KEYS:
             self._make_room(conversation)
@@ -519,14 +364,3 @@ class Conversations:
     def refold(self) -> None:
         """Cursors that `collect_dirty_cursors` gave did not reach the table."""
         self._must_refold = True
-
-
-MESSAGE_COLUMNS = 11
-
-
-def read_extra(extra: bytes | None) -> tuple[int | None, list[str] | None]:
-    """`reply_to` and `mentions` out of a message row's last column."""
-    if extra is None:
-        return None, None
-    fields = decode_msgpack(extra)
-    return fields["r"], fields["m"]

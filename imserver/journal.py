@@ -20,7 +20,7 @@ from imserver.errors import ConstraintViolated, InternalError, StorageError, Sto
 from imserver.log import get_logger
 
 if TYPE_CHECKING:
-    from imserver.conversations import Undo
+    from imserver.conversation import Undo
     from imserver.protocol.message import Message
     from imserver.session import Session
 

@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 
     from imserver.config import Config
     from imserver.context import AppContext, Context
-    from imserver.conversations import Conversation, Draft, Member, Stored
+    from imserver.conversation import Conversation, Draft, Member, Stored
     from imserver.directory import SessionInfo
     from imserver.session import Session
 
@@ -270,7 +270,7 @@ def __getattr__(name: str) -> Any:
     if name in ("AppContext", "Context"):
         from imserver import context as module
     elif name in ("Conversation", "Draft", "Member", "Stored"):
-        from imserver import conversations as module  # type: ignore[no-redef]
+        from imserver import conversation as module  # type: ignore[no-redef]
     elif name == "SessionInfo":
         from imserver import directory as module  # type: ignore[no-redef]
     elif name == "Session":

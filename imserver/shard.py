@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from imserver.commands import CommandTable
     from imserver.config import Config
     from imserver.context import AppContext
-    from imserver.conversations import Conversation, Conversations, Draft, Member
+    from imserver.conversation import Conversation, Draft, Member
+    from imserver.conversations import Conversations
     from imserver.directory import Directory
     from imserver.plugin_loader import Registry
     from imserver.storage.database import Database

@@ -19,7 +19,8 @@ from imserver.cache import Cache
 from imserver.commands import CommandTable, commands_of, listeners_of
 from imserver.config import Config, Limits, Server
 from imserver.connection import add_connection_commands
-from imserver.conversations import Conversations, Draft
+from imserver.conversation import Draft
+from imserver.conversations import Conversations
 from imserver.directory import Directory
 from imserver.errors import NotLoaded, StorageUnavailable
 from imserver.journal import DURABLE, Journal

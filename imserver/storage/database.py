@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import apsw
 import trio
 
-from imserver.conversations import MESSAGE_COLUMNS
+from imserver.conversation import MESSAGE_COLUMNS
 from imserver.errors import ConstraintViolated, StartError, StorageError, StorageUnavailable
 from imserver.journal import Batch, Write
 from imserver.log import get_logger

@@ -8,7 +8,8 @@ from typing import Any
 import attrs
 
 from imserver.clock import Clock, SystemClock
-from imserver.conversations import LoadedConversation, idempotency_key, read_extra
+from imserver.conversation import idempotency_key, read_extra
+from imserver.conversations import LoadedConversation
 from imserver.protocol.body import decode_msgpack
 from imserver.protocol.message import Message
 from imserver.snowflake import sent_at_ms

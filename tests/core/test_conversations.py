@@ -4,7 +4,8 @@ import pytest
 from helpers import FakeClock, ManualJournal, ManualShard, now
 
 from imserver import conversations as module
-from imserver.conversations import KEY_LIFE_MS, Conversations, Draft, LoadedConversation
+from imserver.conversation import KEY_LIFE_MS, Draft
+from imserver.conversations import Conversations, LoadedConversation
 from imserver.errors import NotLoaded
 from imserver.snowflake import Snowflakes
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from imserver import conversations as module
-from imserver.conversations import KEY_LIFE_MS, Conversations, Draft
+from imserver.conversation import KEY_LIFE_MS, Draft
+from imserver.conversations import Conversations
 from imserver.errors import Conflict, NotLoaded, StorageUnavailable
 from imserver.journal import Write
 from imserver.section import Section

@@ -15,7 +15,8 @@ import apsw
 import pytest
 from helpers import FakeClock, ManualJournal, ManualShard
 
-from imserver.conversations import Conversations, Draft
+from imserver.conversation import Draft
+from imserver.conversations import Conversations
 from imserver.errors import StartError, StorageUnavailable
 from imserver.journal import Write
 from imserver.snowflake import Snowflakes
