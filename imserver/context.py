@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
-from imserver.errors import Conflict, InternalError
-from imserver.journal import OPEN, Batch, Write, write_result
+from imserver.errors import Conflict, InternalError, StorageUnavailable
+from imserver.journal import FAILED, OPEN, Batch, Write, write_result
 from imserver.protocol.message import Message
 from imserver.snowflake import sent_at_ms
 
@@ -224,6 +224,9 @@ class AppContext:
         config, clock, random, log, cache, db, directory, messages, conversations: see their classes.
     """
 
+    #: A request's own: if something that it wrote is lost, the request has failed. Others go on after a failure.
+    is_of_one_request = False
+
     _is_async = True  # what follows a write may do so after other handlers ran
 
     def __init__(self, shard: Shard, plugin: Plugin, settings: Any, cache: Cache) -> None:
@@ -236,7 +239,8 @@ class AppContext:
         self.log = shard.log.bind(plugin=plugin.name)
         self.cache = cache
         self.directory: Directory = shard.directory
-        self._unfinished: Batch | None = None
+        #: The batches that this context wrote to and that `wait_durable` has not seen the end of.
+        self._unfinished: list[Batch] = []
         #: The plugins' `before_send`; the router fills it in when all plugins have their contexts.
         self.send_hooks: list[tuple[str, Callable[[AppContext, Draft], None]]] = shard.send_hooks
         self._make_apis()
@@ -253,7 +257,13 @@ class AppContext:
     def has_written(self) -> None:
         """What this context does next may rest on a batch that is not durable yet."""
         if self._is_async:
-            self._unfinished = self._shard.newest_batch
+            newest = self._shard.newest_batch
+            self._unfinished = [batch for batch in self._unfinished if batch is not newest and self._matters(batch)]
+            if newest is not None:
+                self._unfinished.append(newest)
+
+    def _matters(self, batch: Batch) -> bool:
+        return batch.state == OPEN or (batch.state == FAILED and self.is_of_one_request)
 
     async def wait_durable(self) -> None:
         """Wait until all that was written through this context is durable.
@@ -261,9 +271,9 @@ class AppContext:
         Raises:
             StorageUnavailable: it could not be.
         """
-        if self._unfinished is not None:
-            unfinished, self._unfinished = self._unfinished, None
-            await self._shard.wait_batch(unfinished)
+        unfinished, self._unfinished = self._unfinished, []
+        for batch in unfinished:
+            await self._shard.wait_batch(batch)
 
     def push(
         self, user_ids: Iterable[str], command: int, body: Any, *, except_session: Session | None = None
@@ -276,7 +286,9 @@ class AppContext:
         Args:
             body: a mapping, attrs or Struct instance, as the wire protocol's section 5 has it.
         """
-        if self._unfinished is not None and self._unfinished.state == OPEN:
+        if self.is_of_one_request and any(batch.state == FAILED for batch in self._unfinished):
+            raise StorageUnavailable("what this push tells of could not be stored")
+        if any(batch.state == OPEN for batch in self._unfinished):
             self._shard.push(user_ids, command, body, except_session)
         else:
             self._shard.push_committed(user_ids, command, body, except_session)
@@ -301,7 +313,7 @@ class Context(AppContext):
 
     def __init__(self, app: AppContext, session: Session, *, is_async: bool) -> None:
         self.__dict__.update(app.__dict__)
-        self._unfinished = None
+        self._unfinished = []
         self._make_apis()
         self.session = session
         self._is_async = is_async

@@ -320,6 +320,7 @@ class Router:
         """Run an `async def` handler; its fields, once all that it wrote is durable."""
         # A context of its own: what one request has written is no other one's to wait for.
         context = Context(self._apps[endpoint.owner], session, is_async=True)
+        context.is_of_one_request = True
         fields = fields_of(await endpoint.handler(context, request))
         await context.wait_durable()
         return fields

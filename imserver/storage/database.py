@@ -14,7 +14,7 @@ import fcntl
 import os
 import queue
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -88,19 +88,18 @@ class Database:
         self._log = get_logger("storage")
         self._vfs = vfs
         self._wal_pages = 0
-        self._lock_file = _lock(data_dir)
-        try:
+        with ExitStack() as on_failure:
+            self._lock_file = on_failure.enter_context(_lock(data_dir))
             self._writer = _open_writer(self.path, vfs, synchronous)
+            on_failure.callback(self._writer.close)
             self._writer.set_wal_hook(self._on_commit)
             with _start_errors(self.path):
-                migrate(self._writer, {"core": CORE, **migrations})
                 _check(self._writer, self.path)
+                migrate(self._writer, {"core": CORE, **migrations})
             self._readers: queue.SimpleQueue[apsw.Connection] = queue.SimpleQueue()
             for _ in range(READERS):
                 self._readers.put(_open_reader(self.path, vfs))
-        except BaseException:
-            self._lock_file.close()
-            raise
+            on_failure.pop_all()
         self._limiters: trio.lowlevel.RunVar[trio.CapacityLimiter | None] = trio.lowlevel.RunVar("readers", None)
 
     def close(self) -> None:
@@ -164,7 +163,7 @@ class Database:
         except _BROKEN_UNIT as exc:
             if write.is_bound:
                 # Its handler appended messages as well: leaving out the one would tear the other.
-                raise
+                raise StorageUnavailable(f"a plugin's SQL failed beside messages of the same request: {exc}") from exc
             execute("ROLLBACK TO unit")
             write.results = []
             is_constraint = isinstance(exc, apsw.ConstraintError)
