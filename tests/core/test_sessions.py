@@ -5,7 +5,6 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-import msgspec
 import pytest
 import trio
 from helpers import BARRIER, LOGIN, MESSAGE, SAY, Nothing, running
@@ -437,20 +436,6 @@ async def live_through(folder, script):
         assert rig.directory.connections == len(rig.shard.sessions)
         fresh = await rig.login("carol")
         await fresh.ok(BARRIER)
-
-
-async def test_a_revoked_session_is_deaf_at_once(tmp_path):
-    """From `revoke` on no frame is carried out, also before its shard has had a turn; and the connection ends."""
-    async with running(tmp_path) as rig:
-        alice = await rig.login("alice")
-        session = alice.session
-        session.revoke("kicked", "out")
-        before = rig.shard.router.requests
-        rig.shard.router.dispatch(session, (SAY, 0, msgspec.msgpack.encode({"rid": 5, "to": "bob"}), None))
-        assert rig.shard.router.requests == before
-        rest = await alice.rest()
-        assert [fields["error"] for command_id, fields in rest if command_id == 2] == ["kicked"]
-        assert rig.rows("SELECT count(*) FROM messages") == [(0,)]
 
 
 async def test_an_outbox_over_its_bound_keeps_frames_whole(tmp_path):
