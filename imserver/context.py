@@ -275,9 +275,7 @@ class AppContext:
         for batch in unfinished:
             await self._shard.wait_batch(batch)
 
-    def push(
-        self, user_ids: Iterable[str], command: int, body: Any, *, except_session: Session | None = None
-    ) -> None:
+    def push(self, user_ids: Iterable[str], command: int, body: Any, *, except_session: Session | None = None) -> None:
         """Send a push to every live session of these users.
 
         It leaves when what its handler could have seen (`def`: memory; `async def`: committed data) and what it wrote is
@@ -323,9 +321,7 @@ class Context(AppContext):
         context: AppContext = self._shard.router.context(self.session, plugin, is_async=self._is_async)
         return context
 
-    def push(
-        self, user_ids: Iterable[str], command: int, body: Any, *, except_session: Session | None = None
-    ) -> None:
+    def push(self, user_ids: Iterable[str], command: int, body: Any, *, except_session: Session | None = None) -> None:
         """See `AppContext.push`."""
         if self._is_async:
             super().push(user_ids, command, body, except_session=except_session)

@@ -1,16 +1,16 @@
 """Every error of imserver, and which of them a client ever sees.
 
-    ImserverError
-    ├─ ConfigError                start-up: the configuration is wrong; exit status 2
-    ├─ StartError                 start-up: a port, the database or a plugin refuses; exit status 3
-    ├─ PluginError                a plugin breaks the rules of its API
-    │   └─ CommandConflictError   two plugins claim one command ID
-    ├─ ProtocolError              the peer broke the framing rules (the sans-I/O layer)
-    ├─ ImError                    the ONLY family whose text reaches a client
-    ├─ StorageError               the database failed
-    │   ├─ ConstraintViolated     a write broke a constraint of its table; nothing of that write is stored
-    │   └─ StorageUnavailable     disk full, locked, read-only, damaged: the commit failed
-    └─ InternalError              "should never happen, please report"
+ImserverError
+├─ ConfigError                start-up: the configuration is wrong; exit status 2
+├─ StartError                 start-up: a port, the database or a plugin refuses; exit status 3
+├─ PluginError                a plugin breaks the rules of its API
+│   └─ CommandConflictError   two plugins claim one command ID
+├─ ProtocolError              the peer broke the framing rules (the sans-I/O layer)
+├─ ImError                    the ONLY family whose text reaches a client
+├─ StorageError               the database failed
+│   ├─ ConstraintViolated     a write broke a constraint of its table; nothing of that write is stored
+│   └─ StorageUnavailable     disk full, locked, read-only, damaged: the commit failed
+└─ InternalError              "should never happen, please report"
 """
 
 from __future__ import annotations

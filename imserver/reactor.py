@@ -46,9 +46,7 @@ class Reactor:
         is_paused: while true no source is served, only wakeups are (back-pressure).
     """
 
-    def __init__(
-        self, begin_tick: Callable[[], None], end_tick: Callable[[], None], is_paused: Callable[[], bool]
-    ) -> None:
+    def __init__(self, begin_tick: Callable[[], None], end_tick: Callable[[], None], is_paused: Callable[[], bool]) -> None:
         self._begin_tick = begin_tick
         self._end_tick = end_tick
         self._is_paused = is_paused

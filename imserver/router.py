@@ -279,9 +279,7 @@ class Router:
             session.park()
         self._shard.start_soon(self._serve, session, endpoint, request, flags, scope)
 
-    async def _serve(
-        self, session: Session, endpoint: _Endpoint, request: Any, flags: int, scope: trio.CancelScope
-    ) -> None:
+    async def _serve(self, session: Session, endpoint: _Endpoint, request: Any, flags: int, scope: trio.CancelScope) -> None:
         """An `async def` handler: a task, a deadline, an answer."""
         frame = b""
         failure: ImError | None = None

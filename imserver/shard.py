@@ -328,9 +328,7 @@ class Shard:
         if held is None:
             self.end_of_turn()
 
-    def push_committed(
-        self, user_ids: Iterable[str], command: int, body: Any, except_session: Session | None
-    ) -> None:
+    def push_committed(self, user_ids: Iterable[str], command: int, body: Any, except_session: Session | None) -> None:
         """Send a push that rests on committed data alone."""
         by_user = self.directory.by_user
         encoded: dict[int | None, bytes] = {}

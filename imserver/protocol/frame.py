@@ -1,7 +1,7 @@
 """Frames: the 8-byte header and what it bounds (wire protocol, section 1).
 
-    0       4        6         7       8
-    | length | command | version | flags | body …      all big-endian; length counts the header
+0       4        6         7       8
+| length | command | version | flags | body …      all big-endian; length counts the header
 """
 
 from __future__ import annotations

@@ -125,9 +125,7 @@ class MessageStore:
                     "SELECT user_id, joined_seq, read_seq, hidden_seq FROM members WHERE conversation = ?", (number,)
                 )
             ]
-            silent = query(
-                "SELECT seq FROM messages WHERE conversation = ? AND silent IS NOT NULL ORDER BY seq", (number,)
-            )
+            silent = query("SELECT seq FROM messages WHERE conversation = ? AND silent IS NOT NULL ORDER BY seq", (number,))
             recent: list[tuple[int, int]] = []
             before = last_seq + 1
             while before > 1:
@@ -165,9 +163,7 @@ class MessageStore:
             is_forward = after_seq is not None
             messages = self._page(query, conversation_id, number, low, high, limit, is_forward=is_forward)
             last_seq, _ = _last(query, number)
-            first = query(
-                "SELECT min(seq) FROM messages WHERE conversation = ? AND seq > ?", (number, first_visible)
-            )[0][0]
+            first = query("SELECT min(seq) FROM messages WHERE conversation = ? AND seq > ?", (number, first_visible))[0][0]
             return History(messages, first or 0, last_seq if first else 0)
 
         return await self._database.read_transaction(read)
@@ -216,9 +212,7 @@ class MessageStore:
             )
             rows = []
             for number, conversation_id, kind, joined, read_seq, hidden, change in page[:limit]:
-                last = query(
-                    f"SELECT {_MESSAGE} FROM messages WHERE conversation = ? ORDER BY seq DESC LIMIT 1", (number,)
-                )
+                last = query(f"SELECT {_MESSAGE} FROM messages WHERE conversation = ? ORDER BY seq DESC LIMIT 1", (number,))
                 last_message = _message(conversation_id, last[0]) if last else None
                 last_seq = last_message.seq if last_message else 0
                 if last_message is not None and self._is_over(last_message):

@@ -26,9 +26,7 @@ _MAX_ROLES = 32  # arbitrary; they are read at each login
 _KEEP_CHANGES_MS = 86_400_000  # a running server reads them within seconds
 
 
-def add_user(
-    config: Config, user_id: str, password: str, nickname: str | None = None, roles: Iterable[str] = ()
-) -> None:
+def add_user(config: Config, user_id: str, password: str, nickname: str | None = None, roles: Iterable[str] = ()) -> None:
     """Make a user.
 
     Raises:
@@ -46,9 +44,7 @@ def add_user(
     with _transaction(config) as connection:
         if _find(connection, user_id) is not None:
             raise Conflict(f"user {user_id} exists; `imserver user passwd` changes its password", field="user_id")
-        statement = store.insert_user(
-            user_id, hashed, nickname=nickname, roles=roles, now_ms=_now_ms(), or_ignore=False
-        )
+        statement = store.insert_user(user_id, hashed, nickname=nickname, roles=roles, now_ms=_now_ms(), or_ignore=False)
         connection.execute(*statement)
 
 

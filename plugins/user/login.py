@@ -176,9 +176,7 @@ async def _account_of(ctx: Context, claims: auth.Claims, token: str) -> store.Ac
             raise NotAuthenticated(_INVALID)
         if account is None:
             # The integrating system's word is enough: the user is made at first sight.
-            sql, params = store.insert_user(
-                claims.user_id, None, nickname=None, now_ms=ctx.clock.now_ms(), or_ignore=True
-            )
+            sql, params = store.insert_user(claims.user_id, None, nickname=None, now_ms=ctx.clock.now_ms(), or_ignore=True)
             await ctx.db.write(sql, params)
             ctx.emit("user.created", user_id=claims.user_id)
             account = store.Account(claims.user_id, None, disabled=False, roles=frozenset(), tokens_from_ms=0)

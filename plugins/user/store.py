@@ -286,8 +286,7 @@ def open_session(session: NewSession, *, password: str, evict: Sequence[str], ma
             (session.user_id, session.device_id, *good),
         ),
         (
-            f"DELETE FROM user_sessions WHERE user_id = ? AND session_id IN ({marks}) AND {is_good}"
-            " RETURNING session_id",
+            f"DELETE FROM user_sessions WHERE user_id = ? AND session_id IN ({marks}) AND {is_good} RETURNING session_id",
             (session.user_id, *evict, *good),
         ),
         (

@@ -162,7 +162,7 @@ def test_there_is_no_circle_of_imports():
     def visit(module):
         if module in done or module not in graph:
             return
-        assert module not in visiting, f"circle: {visiting[visiting.index(module):]}"
+        assert module not in visiting, f"circle: {visiting[visiting.index(module) :]}"
         visiting.append(module)
         for other in graph[module]:
             if other != module:

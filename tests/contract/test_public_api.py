@@ -61,9 +61,24 @@ def test_every_handler_says_what_it_does(table):
 def test_all_is_all():
     """`__all__` of the plugin API has every public name of the module, and nothing that is not there."""
     module = imserver.plugin
-    foreign = {"annotations", "TYPE_CHECKING", "Annotated", "Any", "ClassVar", "TypeVar", "Awaitable", "Callable",
-               "Iterable", "Iterator", "Mapping", "Sequence", "contextmanager", "attrs", "trio",
-               "CommandMark"}  # fmt: skip - the last: what `@command` leaves for imserver.commands
+    foreign = {
+        "annotations",
+        "TYPE_CHECKING",
+        "Annotated",
+        "Any",
+        "ClassVar",
+        "TypeVar",
+        "Awaitable",
+        "Callable",
+        "Iterable",
+        "Iterator",
+        "Mapping",
+        "Sequence",
+        "contextmanager",
+        "attrs",
+        "trio",
+        "CommandMark",
+    }  # fmt: skip - the last: what `@command` leaves for imserver.commands
     public = {name for name in vars(module) if not name.startswith("_")} - foreign
     late = {"AppContext", "Context", "Conversation", "Draft", "Member", "Stored", "SessionInfo", "Session"}
     assert public | late == set(module.__all__)
@@ -93,9 +108,7 @@ def test_error_classes_of_the_api():
 
 def test_wire_names_of_requests(table):
     """The fields of the requests are those of the wire protocol."""
-    fields = {
-        row.command_id: set(typing.get_type_hints(row.request, include_extras=True)) for row in table if row.request
-    }
+    fields = {row.command_id: set(typing.get_type_hints(row.request, include_extras=True)) for row in table if row.request}
     expected = {
         1001: {"user_id", "password", "nickname"},
         1002: {"user_id", "password", "device_id", "platform", "compress", "deliver", "sync"},

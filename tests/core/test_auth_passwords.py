@@ -118,9 +118,7 @@ async def test_an_unknown_user_costs_the_same_work(monkeypatch: pytest.MonkeyPat
     runs: list[tuple[str, bool]] = []
 
     def counted(stored: str, password: str) -> passwords.Verdict:
-        runs.append(
-            (stored.rpartition("$")[0].rpartition("$")[0], threading.current_thread() is threading.main_thread())
-        )
+        runs.append((stored.rpartition("$")[0].rpartition("$")[0], threading.current_thread() is threading.main_thread()))
         return verify_password(stored, password)
 
     hasher = PasswordHasher()

@@ -107,9 +107,7 @@ def test_no_period_sees_more_than_burst_and_limit(gaps_ms: list[int]) -> None:
         assert sum(start_ms <= at_ms < start_ms + 1000 for at_ms in passed) <= 3 + 5
 
 
-@pytest.mark.parametrize(
-    ("limit", "period_s", "burst", "keys"), [(0, 1, 1, 1), (1, 0, 1, 1), (1, 1, 0, 1), (1, 1, 1, 0)]
-)
+@pytest.mark.parametrize(("limit", "period_s", "burst", "keys"), [(0, 1, 1, 1), (1, 0, 1, 1), (1, 1, 0, 1), (1, 1, 1, 0)])
 def test_a_limit_of_nothing_is_a_mistake(limit: int, period_s: float, burst: int, keys: int) -> None:
     """Zero means "no limit" in the configuration; whoever passes it on is told."""
     with pytest.raises(ValueError, match="positive"):

@@ -85,9 +85,7 @@ FORGED: dict[str, str] = {
     "signature cut": GOOD[:-2],
     "signature empty": GOOD.rpartition(".")[0] + ".",
     "another's signature": GOOD.rpartition(".")[0] + "." + forge(but(OWN, sub="mallory")).rpartition(".")[2],
-    "payload swapped": ".".join(
-        [GOOD.split(".")[0], b64(json.dumps(but(OWN, sub="root")).encode()), GOOD.split(".")[2]]
-    ),
+    "payload swapped": ".".join([GOOD.split(".")[0], b64(json.dumps(but(OWN, sub="root")).encode()), GOOD.split(".")[2]]),
     "foreign secret": forge(OWN, key=b"another secret of 32 characters!!"),
     "empty secret": forge(OWN, key=b""),
     "secret as raw bytes": forge(OWN, key=bytes.fromhex(SECRET.decode())),

@@ -175,9 +175,7 @@ async def write_until_dead(folder, disk, chance, synchronous):
                 pending.append((conversation_id, stored.seq, draft.client_id, len(draft.body)))
             if chance.random() < 0.4:
                 with journal.lock:
-                    journal.open_batch().writes.append(
-                        Write([("INSERT INTO notes (text) VALUES (?)", (pending[0][2],))], 0)
-                    )
+                    journal.open_batch().writes.append(Write([("INSERT INTO notes (text) VALUES (?)", (pending[0][2],))], 0))
                     journal.open_batch().rows += 1
                 pending.append(("note", pending[0][2]))
             if not journal.commit_now() or disk.is_dead:
@@ -259,6 +257,4 @@ async def test_less_than_full_would_lose_messages(tmp_path, synchronous):
             lost = {repr(exc)}
         if lost:
             return
-    pytest.fail(
-        f"{SEEDS} power cuts lost nothing under synchronous={synchronous}: the disk of this test forgets too little"
-    )
+    pytest.fail(f"{SEEDS} power cuts lost nothing under synchronous={synchronous}: the disk of this test forgets too little")

@@ -93,9 +93,7 @@ def test_commits_that_fail_under_load(make_server, shards):
     receiver = Receiver(history, bob.user, device_id="phone", deliver="missed")
     stop = threading.Event()
     threads = [start(receiver.run, server.again(bob, **receiver.options))]
-    sending = [
-        start(sender.run, server.again(writer), stop) for sender, writer in zip(senders, writers[1:], strict=True)
-    ]
+    sending = [start(sender.run, server.again(writer), stop) for sender, writer in zip(senders, writers[1:], strict=True)]
     unlimited = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)
     for _ in range(6):
         wait_for_more(senders, "acked", 200)

@@ -467,8 +467,7 @@ async def test_sync_comes_with_the_login(server: Server) -> None:
     """`sync`: SYNC's answer without code; its refusal does not cost the tokens; left out, there is none."""
     await server.connect().register(user_id="alice", password=PASSWORD)
     answers = [
-        await server.connect().login(user_id="alice", password=PASSWORD, sync=cursor)
-        for cursor in ("", "c7", "bad", None)
+        await server.connect().login(user_id="alice", password=PASSWORD, sync=cursor) for cursor in ("", "c7", "bad", None)
     ]
     assert answers[0]["sync"] == {"conversations": [], "next_cursor": "first", "more": False}
     assert answers[1]["sync"]["next_cursor"] == "c7"
@@ -1022,9 +1021,7 @@ async def test_a_disabled_user_is_out_at_once(server: Server) -> None:
         ("UPDATE user_sessions SET revoked = 1 WHERE user_id = 'alice'", ()),
     )
     assert (alice.session.ended, foreign.session.ended) == ("kicked", "kicked")
-    assert [event for event in server.events if event[0] != "user.created"] == [
-            ("user.disabled", {"user_id": "alice"})
-        ]
+    assert [event for event in server.events if event[0] != "user.created"] == [("user.disabled", {"user_id": "alice"})]
     with pytest.raises(PermissionDenied):
         await server.connect().login(user_id="alice", password=PASSWORD)
     with pytest.raises(NotAuthenticated):

@@ -83,9 +83,7 @@ COMMANDS = {
 }
 MISSING = [(name, field) for name, (_, body, needed, _) in COMMANDS.items() for field in list(body)[:needed]]
 #: `body` of SEND may be any value; everything else has one type.
-TYPED = [
-    (name, field) for name, (_, body, _, _) in COMMANDS.items() for field in body if (name, field) != ("SEND", "body")
-]
+TYPED = [(name, field) for name, (_, body, _, _) in COMMANDS.items() for field in body if (name, field) != ("SEND", "body")]
 WRONG = {str: [5, ["x"], {"a": 1}], int: ["1", 1.5, [1], True], bool: ["yes", 5, []], list: ["x", 5, {"a": 1}]}
 USER_COMMANDS = [name for name, row in COMMANDS.items() if row[3] == "user"]
 
@@ -211,9 +209,7 @@ def test_limit_of_a_page(send, name):
 
 
 @pytest.mark.parametrize("name", ["PULL", "MARK_READ", "CHANGES", "SEND", "PUSH_ACK"])
-@pytest.mark.parametrize(
-    "conversation", ["", "x", "d:", "d:a", "q:a:b", "g:no-such-group", "d:a:b:c", "d:" + "a" * 500]
-)
+@pytest.mark.parametrize("conversation", ["", "x", "d:", "d:a", "q:a:b", "g:no-such-group", "d:a:b:c", "d:" + "a" * 500])
 def test_conversations_that_are_none(send, name, conversation):
     """An id that names no conversation of one's own is 400, 403 or 404: no success, and no fault of the server's."""
 

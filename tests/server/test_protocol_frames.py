@@ -178,8 +178,7 @@ class TestBoundaries:
         """All are answered; messages keep their order."""
         alice, bob = pair
         packet = b"".join(
-            encode(SEND, {"rid": 1000 + n, "to": bob.user, "client_id": f"c{n}", "body": f"text {n}"})
-            for n in range(50)
+            encode(SEND, {"rid": 1000 + n, "to": bob.user, "client_id": f"c{n}", "body": f"text {n}"}) for n in range(50)
         )
         alice.send_raw(packet)
         assert [alice.answer(1000 + n)["seq"] for n in range(50)] == list(range(1, 51))

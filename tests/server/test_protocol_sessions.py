@@ -138,9 +138,7 @@ def test_revocation_under_load(sharded_server):
     alice, bob = sharded_server.login(), sharded_server.login()
     other = sharded_server.register()
     victims = [sharded_server.login(alice.user) for _ in range(4)]
-    threads = [
-        threading.Thread(target=stream, args=(victim, other, victim.session_id), daemon=True) for victim in victims
-    ]
+    threads = [threading.Thread(target=stream, args=(victim, other, victim.session_id), daemon=True) for victim in victims]
     for thread in threads:
         thread.start()
     while not alice.sync_all()[0]:
