@@ -299,10 +299,26 @@ class Shard:
 
     def push(self, user_ids: Iterable[str], command: int, body: Any, except_session: Session | None) -> None:
         """Send a push to all sessions of these users when all that memory knows is durable."""
-        in_handler = self.section.in_handler
-        pushes = self.section.pushes if in_handler else []
+        pushes = self._addressed(user_ids, command, body, except_session)
+        if self.section.in_handler:
+            self.section.pushes += pushes
+        else:
+            self._hand_on(pushes)
+
+    def push_committed(self, user_ids: Iterable[str], command: int, body: Any, except_session: Session | None) -> None:
+        """Send a push that rests on committed data alone."""
+        for session, frame, _ in self._addressed(user_ids, command, body, except_session):
+            if session.shard is self:
+                session.deliver_released(frame, body)
+            else:
+                session.shard.post_push(session, frame, body)
+        self.end_of_turn()
+
+    def _addressed(self, user_ids: Iterable[str], command: int, body: Any, except_session: Session | None) -> list[Held]:
+        """A push as each live session of these users gets it, encoded once an encoding."""
         by_user = self.directory.by_user
         encoded: dict[int | None, bytes] = {}
+        addressed: list[Held] = []
         for user_id in user_ids:
             for session in by_user.get(user_id, ()):
                 if session is except_session:
@@ -310,9 +326,8 @@ class Shard:
                 frame = encoded.get(session.flags)
                 if frame is None:
                     frame = encoded[session.flags] = encode_frame(command, body, session.flags or 0)
-                pushes.append((session, frame, body))
-        if not in_handler:
-            self._hand_on(pushes)
+                addressed.append((session, frame, body))
+        return addressed
 
     def _hand_on(self, pushes: Sequence[Held]) -> None:
         """Hold pushes until all that memory knows is durable."""
@@ -327,23 +342,6 @@ class Shard:
                 session.deliver_released(frame, body)
         if held is None:
             self.end_of_turn()
-
-    def push_committed(self, user_ids: Iterable[str], command: int, body: Any, except_session: Session | None) -> None:
-        """Send a push that rests on committed data alone."""
-        by_user = self.directory.by_user
-        encoded: dict[int | None, bytes] = {}
-        for user_id in user_ids:
-            for session in by_user.get(user_id, ()):
-                if session is except_session:
-                    continue
-                frame = encoded.get(session.flags)
-                if frame is None:
-                    frame = encoded[session.flags] = encode_frame(command, body, session.flags or 0)
-                if session.shard is self:
-                    session.deliver_released(frame, body) if not session.is_plain else session.send(frame)
-                else:
-                    session.shard.post_push(session, frame, body)
-        self.end_of_turn()
 
     def hold_from_elsewhere(self, session: Session, frame: bytes, body: object) -> None:
         """Another shard made a push for a session of this one, from what is not yet durable. From any thread."""
