@@ -43,6 +43,8 @@ from imserver.storage.messages import MessageStore
 _FOLD_INTERVAL_S = 1.0
 #: How often the drain looks whether all is done.
 _DRAIN_LOOK_S = 0.02
+#: A shard whose loop has not come round for so long serves nobody; it does ten times a second.
+_STALLED_S = 5.0
 
 
 def run(config: Config) -> int:
@@ -228,6 +230,8 @@ class Server:
         checks: dict[str, Callable[[], bool]] = {
             "listening": lambda: self.is_ready,
             "storage": lambda: journal.is_healthy,
+            # A handler that blocks its shard stops that shard's clock: seen from here when it is another thread's.
+            "shards": lambda: all(self._clock.monotonic() - shard.now < _STALLED_S for shard in self.shards),
         }
         return HealthHandler(checks, Metrics(self.shards, journal, self.directory).render)
 
