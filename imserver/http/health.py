@@ -1,7 +1,7 @@
 """What operators and their tools ask: is it alive, is it ready, how is it doing?
 
 * /livez: the main loop runs
-* /readyz: all listeners accept, the server is not draining, and the last commit succeeded
+* /readyz: all listeners accept, the server is not draining, the last commit succeeded, and no shard stands still
 * /healthz: the same as /livez for people, with each check's state
 * /metrics: Prometheus text format
 """

@@ -356,6 +356,12 @@ async def test_the_end_is_announced_before_the_socket_closes(autojump_clock, nur
     await client.send_all(b"x" * 1000)
     await trio.sleep(http_server.LINGER_S + 1)
     assert rig.server.connections == 0
+    flood = await rig.talk(nursery)
+    await flood.send_all(data)
+    assert await read_all(flood)
+    await flood.send_all(b"x" * http_server.LINGER_BYTES)
+    await trio.testing.wait_all_tasks_blocked()
+    assert rig.server.connections == 0  # enough is enough, before the time is over
 
 
 async def test_a_client_that_does_not_read(autojump_clock, nursery):
