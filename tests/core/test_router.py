@@ -886,3 +886,21 @@ def test_im_errors_have_the_codes_of_the_protocol():
         answer = cls("words").answer()
         assert (answer["code"], answer["error"], answer["message"]) == (cls.code, cls.error, "words")
     assert table.get(ImError("x").code) == ImError("x").error
+
+
+async def test_the_server_finds_out_that_the_disk_is_well(tmp_path):
+    """After a failed commit the next fold of cursors writes, though no client does; without a failure it has nothing to write."""
+    async with running(tmp_path, Handlers()) as rig:
+        alice = await rig.login("alice")
+        await alice.ok(SAY, to="bob")
+        rig.shard.fold_cursors()
+        await rig.until(lambda: rig.journal.is_quiet)
+        rig.store.fail_next()
+        assert (await alice.call(SAY, to="bob", client_id="lost"))["code"] == 503
+        assert not rig.journal.is_healthy
+        rig.shard.fold_cursors()
+        await rig.until(lambda: rig.journal.is_healthy)
+        commits = rig.journal.commits
+        rig.shard.fold_cursors()
+        await rig.until(lambda: rig.journal.is_quiet)
+        assert rig.journal.commits == commits
