@@ -711,8 +711,8 @@ def _check(config: Config, tree: Mapping[str, Any], place: _Place) -> None:
             if not (file.is_file() and os.access(file, os.R_OK)):
                 at("tls", key).fail(f'got "{file}", expected a PEM file that exists and can be read')
     for folder in config.plugins.paths:
-        if not folder.exists():
-            at("plugins", "paths").fail(f'got "{folder}", expected a folder or file that exists')
+        if not folder.is_dir():
+            at("plugins", "paths").fail(f'got "{folder}", expected a folder that exists')
     if config.server.data_dir.exists() and not config.server.data_dir.is_dir():
         at("server", "data_dir").fail(f'got "{config.server.data_dir}", expected a folder, which is made if it is missing')
 
