@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from imserver.errors import CommandConflictError, PluginError
-from imserver.plugin import ANYONE, USER, CommandMark, Handler
+from imserver.plugin import ANYONE, USER, CommandMark, Handler, RouteMark
 
 if TYPE_CHECKING:
     from imserver.plugin import Plugin
@@ -34,6 +34,24 @@ class Command:
     timeout_s: float | None
     per_second: float | None
     is_stateless: bool
+
+    @property
+    def role(self) -> str | None:
+        """The role that the caller needs, if one."""
+        return self.allow.removeprefix("role:") if self.allow.startswith("role:") else None
+
+
+@attrs.frozen
+class Route:
+    """A path that a plugin answers over HTTP."""
+
+    method: str
+    path: str
+    owner: str
+    #: "anyone", "user" or "role:NAME"
+    allow: str
+    handler: Handler
+    timeout_s: float | None
 
     @property
     def role(self) -> str | None:
@@ -88,8 +106,7 @@ def commands_of(plugin: Plugin, *, first_id: int = LAST_CONNECTION_ID + 1) -> li
             raise PluginError(
                 f"plugin {plugin.name}: command {mark.command_id} of {attribute}() is not in {first_id}–{LAST_ID}"
             )
-        if mark.allow not in (ANYONE, USER) and not mark.allow.startswith("role:"):
-            raise PluginError(f"plugin {plugin.name}: allow={mark.allow!r} of {attribute}() is no ANYONE, USER or role(…)")
+        _check_allow(plugin, attribute, mark.allow)
         rows.append(
             Command(
                 command_id=mark.command_id,
@@ -105,6 +122,29 @@ def commands_of(plugin: Plugin, *, first_id: int = LAST_CONNECTION_ID + 1) -> li
             )
         )
     return rows
+
+
+def routes_of(plugin: Plugin) -> list[Route]:
+    """The rows that a plugin's `@route` methods make.
+
+    Raises:
+        PluginError: a mark that makes no sense.
+    """
+    rows = []
+    for attribute, function in _marked(type(plugin), "__imserver_routes__"):
+        marks: tuple[RouteMark, ...] = function.__imserver_routes__
+        for mark in marks:
+            _check_allow(plugin, attribute, mark.allow)
+            if not inspect.iscoroutinefunction(function) or not mark.path.startswith("/"):
+                raise PluginError(f"plugin {plugin.name}: @route needs a path that begins with / and an async def {attribute}()")
+            handler = getattr(plugin, attribute)
+            rows.append(Route(mark.method.upper(), mark.path, plugin.name, mark.allow, handler, mark.timeout_s))
+    return rows
+
+
+def _check_allow(plugin: Plugin, attribute: str, allow: str) -> None:
+    if allow not in (ANYONE, USER) and not allow.startswith("role:"):
+        raise PluginError(f"plugin {plugin.name}: allow={allow!r} of {attribute}() is no ANYONE, USER or role(…)")
 
 
 def listeners_of(plugin: Plugin) -> list[tuple[str, Handler]]:

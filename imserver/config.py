@@ -1,10 +1,6 @@
 """The configuration: a TOML file, the environment and `--set`, validated into frozen attrs classes.
 
-The classes are the table of settings. To add a key, add an attribute with its type, its default, and where it has a
-range a `Meta` (then `conf/imserver.toml` and `docs/reference/configuration.md`; tests compare the three). The unit at
-the end of an attribute's name is no part of its key: `heartbeat_s` is the key `heartbeat` and takes durations,
-`max_frame_bytes` is the key `max_frame` and takes sizes. The settings of plugins are made by the same rules, see
-`build_settings`.
+The classes are in `imserver.settings`. The settings of plugins are made by the same rules, see `build_settings`.
 """
 
 from __future__ import annotations
@@ -20,7 +16,6 @@ import tomllib
 import types
 import typing
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from decimal import Decimal
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union
@@ -30,7 +25,17 @@ import msgspec
 from msgspec import Meta
 
 from imserver.errors import ConfigError
-from imserver.log import MASK, LogFormat, LogLevel, is_secret_name, mask_secrets
+from imserver.log import MASK, is_secret_name, mask_secrets
+from imserver.settings import Auth, Config, Http, Limits, Network, Plugins, Proxy, Server, Tcp, Tls
+from imserver.units import (
+    SIZE,
+    Address,
+    format_duration,
+    format_size,
+    parse_address,
+    parse_duration,
+    parse_size,
+)
 
 __all__ = [
     "DEFAULT_FILES",
@@ -41,6 +46,7 @@ __all__ = [
     "Limits",
     "Network",
     "Plugins",
+    "Proxy",
     "Server",
     "Tcp",
     "Tls",
@@ -60,136 +66,7 @@ DEFAULT_FILES = (Path("imserver.toml"), Path("conf/imserver.toml"))
 
 _ENVIRONMENT_PREFIX = "IMSERVER_"
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 T = TypeVar("T")
-
-
-# ---------------------------------------------------------------- the settings
-
-
-@attrs.frozen
-class Address:
-    """Where a listener listens; an IPv6 `host` is kept without its brackets, `port` 0 lets the system choose."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-Name = Annotated[
-    str,
-    Meta(pattern=r"\A[A-Za-z0-9._-]{1,64}\Z", description='1 to 64 letters, digits, "-", "_" and "."'),
-]
-Origin = Annotated[
-    str,
-    Meta(
-        pattern=r"\A(self|https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?)\Z",
-        description='"self" or an origin without a path, such as "https://chat.example.org" (there is no wildcard)',
-    ),
-]
-Count = Annotated[int, Meta(ge=0, le=1_000_000_000)]  # 0: no limit
-SomeCount = Annotated[int, Meta(ge=1, le=1_000_000_000)]
-
-_HOUR_S = 3600
-_DAY_S = 24 * _HOUR_S
-
-
-@attrs.frozen
-class Server:
-    """`[server]`: the process."""
-
-    name: Name = "im-1"
-    node: Annotated[int, Meta(ge=0, le=1023)] = 0
-    data_dir: Path = Path("data")
-    shards: Literal["auto"] | Annotated[int, Meta(ge=1, le=256)] = "auto"
-    log_format: LogFormat = "auto"
-    log_level: LogLevel = "info"
-    drain_s: Annotated[float, Meta(ge=0, le=_HOUR_S)] = 10.0
-
-
-@attrs.frozen
-class Tcp:
-    """`[tcp]`: the framed protocol."""
-
-    listen: tuple[Address, ...] = (Address("127.0.0.1", 9000),)
-    heartbeat_s: Annotated[float, Meta(ge=0.1, le=_DAY_S)] = 30.0
-
-
-@attrs.frozen
-class Http:
-    """`[http]`: the HTTP API and WebSocket."""
-
-    listen: tuple[Address, ...] = (Address("127.0.0.1", 8080),)
-    allowed_origins: tuple[Origin, ...] = ("self",)
-
-
-@attrs.frozen
-class Tls:
-    """`[tls]`: the server's certificate chain and its private key, PEM files. Without the section: plain."""
-
-    certificate: Path
-    key: Path
-
-
-@attrs.frozen
-class Auth:
-    """`[auth]`: tokens and registration."""
-
-    secret_file: Path = Path("data/secret")  # `load_config` puts it into `server.data_dir` wherever that is
-    token_ttl_s: Annotated[float, Meta(ge=1, le=3650 * _DAY_S)] = 24.0 * _HOUR_S
-    refresh_ttl_s: Annotated[float, Meta(ge=1, le=3650 * _DAY_S)] = 30.0 * _DAY_S
-    registration: Literal["open", "closed"] = "open"
-
-
-@attrs.frozen
-class Limits:
-    """`[limits]`: the bound of everything that clients can make grow."""
-
-    max_frame_bytes: Annotated[int, Meta(ge=1024, le=64 << 20)] = 1 << 20
-    max_connections: SomeCount = 100_000
-    connections_per_address: SomeCount = 20_000
-    requests_per_second: Count = 2000
-    in_flight: Annotated[int, Meta(ge=1, le=65_536)] = 64
-    outbox_bytes: Annotated[int, Meta(ge=4096, le=1 << 30)] = 8 << 20
-    sessions_per_user: Count = 100
-    registrations_per_hour: Count = 60
-    exempt_addresses: tuple[Network, ...] = (ipaddress.IPv4Network("127.0.0.0/8"), ipaddress.IPv6Network("::1"))
-    login_timeout_s: Annotated[float, Meta(ge=0.1, le=_HOUR_S)] = 10.0
-    request_timeout_s: Annotated[float, Meta(ge=0.01, le=_HOUR_S)] = 10.0
-
-
-def _masked_repr(settings: Mapping[str, Mapping[str, object]]) -> str:
-    return repr(mask_secrets(settings))
-
-
-_NO_SETTINGS: Mapping[str, Mapping[str, object]] = MappingProxyType({})
-
-
-@attrs.frozen
-class Plugins:
-    """`[plugins]`: which plugins run, and the tables `[plugins.NAME]` as they were read (see `build_settings`)."""
-
-    enabled: tuple[Name, ...] = ("user", "message", "push")
-    paths: tuple[Path, ...] = ()
-    settings: Mapping[str, Mapping[str, object]] = attrs.field(
-        default=_NO_SETTINGS, repr=_masked_repr, metadata={"key": None}
-    )
-
-
-@attrs.frozen
-class Config:
-    """All settings, read-only. `file` is where they were read, None without a file; it takes no part in comparisons."""
-
-    server: Server = Server()
-    tcp: Tcp = Tcp()
-    http: Http = Http()
-    tls: Tls | None = None
-    auth: Auth = Auth()
-    limits: Limits = Limits()
-    plugins: Plugins = Plugins()
-    file: Path | None = attrs.field(default=None, eq=False, metadata={"key": None})
 
 
 # ---------------------------------------------------------------- loading
@@ -272,13 +149,7 @@ def known_keys() -> tuple[str, ...]:
     return tuple(f"{section}.{key}" for section, keys in _sections().items() for key in keys)
 
 
-# ---------------------------------------------------------------- values and their units
-
-_SIZE_UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
-_MS_OF = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-_SIZE = re.compile(r"([0-9]{1,15})\s*([A-Za-z]*)", re.ASCII)
-_DURATION = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([A-Za-z]*)", re.ASCII)
-_HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*\.?", re.ASCII)
+# ---------------------------------------------------------------- where values come from
 
 
 class _Wrong(Exception):
@@ -288,82 +159,6 @@ class _Wrong(Exception):
         super().__init__(expected)
         self.expected = expected
         self.suggestion = suggestion
-
-
-def parse_size(value: int | str) -> int:
-    """Bytes from a number of bytes or from "512B", "64KiB", "1MiB", "2GiB".
-
-    Raises:
-        ValueError: it is none of these.
-    """
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    match = _SIZE.fullmatch(value) if isinstance(value, str) else None
-    if match is not None and (match[2] or "B") in _SIZE_UNITS:
-        return int(match[1]) * _SIZE_UNITS[match[2] or "B"]
-    raise ValueError(f"{value!r} is no size")
-
-
-def format_size(size_bytes: int) -> str:
-    """The shortest text that `parse_size` reads as this number of bytes."""
-    unit, factor = next((unit, factor) for unit, factor in reversed(_SIZE_UNITS.items()) if size_bytes % factor == 0)
-    return f"{size_bytes // factor}{unit}" if size_bytes else "0B"
-
-
-def parse_duration(value: float | str) -> float:
-    """Seconds from a number of seconds or from "250ms", "30s", "2m", "24h", "30d".
-
-    Raises:
-        ValueError: it is none of these, or negative, or not finite.
-    """
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf:
-        return float(value)
-    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
-    if match is not None and (match[2] or "s") in _MS_OF:
-        return float(Decimal(match[1]) * _MS_OF[match[2] or "s"] / 1000)
-    raise ValueError(f"{value!r} is no duration")
-
-
-def format_duration(duration_s: float) -> str:
-    """The shortest text that `parse_duration` reads as this number of seconds."""
-    milliseconds = round(duration_s * 1000)
-    if milliseconds / 1000 != duration_s:
-        return f"{Decimal(repr(duration_s)):f}s"
-    unit = next(unit for unit in reversed(_MS_OF) if milliseconds % _MS_OF[unit] == 0) if milliseconds else "s"
-    return f"{milliseconds // _MS_OF[unit]}{unit}"
-
-
-def parse_address(text: str) -> Address:
-    """An address from "127.0.0.1:9000", "chat.example.org:9000" or "[::1]:9000".
-
-    Raises:
-        ValueError: it is none of these; the message says what is wrong with it.
-    """
-    host, colon, port = text.rpartition(":")
-    if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
-        raise ValueError("it has no port from 0 to 65535 at its end")
-    if host.startswith("[") and host.endswith("]"):
-        try:
-            return Address(str(ipaddress.IPv6Address(host[1:-1])), int(port))
-        except ValueError:
-            raise ValueError("there is no IPv6 address in the brackets") from None
-    if ":" in host:
-        raise ValueError("an IPv6 address goes in brackets")
-    looks_like_ipv4 = re.fullmatch(r"[0-9.]+", host) is not None
-    if (looks_like_ipv4 and not _is_ipv4(host)) or not _HOST_NAME.fullmatch(host):
-        raise ValueError("there is no address or host name before the port")
-    return Address(host, int(port))
-
-
-def _is_ipv4(text: str) -> bool:
-    try:
-        ipaddress.IPv4Address(text)
-    except ValueError:
-        return False
-    return True
-
-
-# ---------------------------------------------------------------- where values come from
 
 
 class _Override(str):
@@ -646,7 +441,7 @@ def _parse_quantity(value: Any, hint: type, unit: str) -> Any:
         return hint(parse_duration(value)) if unit == "s" else hint(round(parse_duration(value) * 1000, 3))
     except ValueError as exc:
         suggestion = None
-        if unit == "bytes" and isinstance(value, str) and (match := _SIZE.fullmatch(value)):
+        if unit == "bytes" and isinstance(value, str) and (match := SIZE.fullmatch(value)):
             meant = {"b": "B", "k": "KiB", "m": "MiB", "g": "GiB"}.get(match[2][:1].lower())
             suggestion = meant and match[1] + meant
         raise _Wrong(_describe(hint, unit), suggestion=suggestion) from exc
@@ -699,6 +494,7 @@ def _check(config: Config, tree: Mapping[str, Any], place: _Place) -> None:
     lists: tuple[tuple[str, str, Sequence[object]], ...] = (
         ("http", "allowed_origins", config.http.allowed_origins),
         ("limits", "exempt_addresses", config.limits.exempt_addresses),
+        ("proxy", "trusted", config.proxy.trusted),
         ("plugins", "enabled", config.plugins.enabled),
         ("plugins", "paths", config.plugins.paths),
     )
@@ -707,9 +503,17 @@ def _check(config: Config, tree: Mapping[str, Any], place: _Place) -> None:
         if twice is not None:
             at(section, key).fail(f'got "{twice}" twice, expected a list without duplicates')
     if config.tls is not None:
-        for key, file in (("certificate", config.tls.certificate), ("key", config.tls.key)):
-            if not (file.is_file() and os.access(file, os.R_OK)):
+        for key, file in (
+            ("certificate", config.tls.certificate),
+            ("key", config.tls.key),
+            ("client_ca", config.tls.client_ca),
+        ):
+            if file is not None and not (file.is_file() and os.access(file, os.R_OK)):
                 at("tls", key).fail(f'got "{file}", expected a PEM file that exists and can be read')
+        if config.tls.client_ca is None and config.tls.client_certificates != "none":
+            at("tls", "client_ca").fail("missing; expected the PEM file of the authority that client certificates come from")
+    if config.proxy.protocol and not config.proxy.trusted:
+        at("proxy", "trusted").fail("got [], expected the networks of the proxies that send the PROXY header")
     for folder in config.plugins.paths:
         if not folder.is_dir():
             at("plugins", "paths").fail(f'got "{folder}", expected a folder that exists')

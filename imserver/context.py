@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import trio
 
@@ -13,6 +13,7 @@ from imserver.protocol.message import Message
 from imserver.snowflake import sent_at_ms
 
 if TYPE_CHECKING:
+    from imserver.caller import Caller
     import random
 
     from imserver.cache import Cache
@@ -199,7 +200,7 @@ class ConversationsApi:
         """The next messages of one of these."""
         return await self._shard.store.messages_after(missed.conversation_id, missed.number, after_seq, limit)
 
-    def confirm(self, session: Session, rows: list[tuple[int, int]], *, is_first: bool) -> Pending:
+    def confirm(self, session: Caller, rows: list[tuple[int, int]], *, is_first: bool) -> Pending:
         """Write what a session's device has confirmed; a cursor never goes back.
 
         Args:
@@ -275,7 +276,7 @@ class AppContext:
         for batch in unfinished:
             await self._shard.wait_batch(batch)
 
-    def push(self, user_ids: Iterable[str], command: int, body: Any, *, except_session: Session | None = None) -> None:
+    def push(self, user_ids: Iterable[str], command: int, body: Any, *, except_session: Caller | None = None) -> None:
         """Send a push to every live session of these users.
 
         It leaves when what its handler could have seen (`def`: memory; `async def`: committed data) and what it wrote is
@@ -307,21 +308,37 @@ class AppContext:
 
 
 class Context(AppContext):
-    """What a handler has: the server and the session that asks."""
+    """What a handler has: the server and the session that asks.
 
-    def __init__(self, app: AppContext, session: Session, *, is_async: bool) -> None:
+    Attributes:
+        session: who asks, whatever door the request came in by.
+    """
+
+    def __init__(self, app: AppContext, session: Caller, *, is_async: bool) -> None:
         self.__dict__.update(app.__dict__)
         self._unfinished = []
         self._make_apis()
         self.session = session
         self._is_async = is_async
 
+    @property
+    def connection(self) -> Session:
+        """The live session that asks: there is one in the hooks `on_connect`, `on_login` and `on_disconnect`.
+
+        Raises:
+            Conflict: the request came over HTTP.
+        """
+        session = self.session
+        if not session.is_live:
+            raise Conflict("this needs a connection that stays; ask over TCP or WebSocket")
+        return cast("Session", session)
+
     def of(self, plugin: str) -> AppContext:
         """See `AppContext.of`."""
         context: AppContext = self._shard.router.context(self.session, plugin, is_async=self._is_async)
         return context
 
-    def push(self, user_ids: Iterable[str], command: int, body: Any, *, except_session: Session | None = None) -> None:
+    def push(self, user_ids: Iterable[str], command: int, body: Any, *, except_session: Caller | None = None) -> None:
         """See `AppContext.push`."""
         if self._is_async:
             super().push(user_ids, command, body, except_session=except_session)
@@ -343,7 +360,8 @@ class Context(AppContext):
         """Bind this connection to a user; only in an `async def` handler.
 
         The session enters the directory, replaces the one with the same device, and the plugins' `on_login` run. Its
-        pushes wait until the running request's answer is out.
+        pushes wait until the running request's answer is out. A request over HTTP is from then on this user's; there is no
+        connection to bind.
 
         Returns the device id, made up if there was none.
 
@@ -365,7 +383,8 @@ class Context(AppContext):
         replaced = session.bind(user_id, session_id, device_id)
         if replaced is not None:
             replaced.revoke("replaced", "this device has logged in on another connection")
-        self._shard.router.logged_in(session)
+        if session.is_live:
+            self._shard.router.logged_in(self.connection)
         return session.device_id
 
     def logout_after_answer(self, error: str = "kicked", message: str = "logged out") -> None:

@@ -42,6 +42,8 @@ class Directory:
         self._lock = threading.Lock()
         self._by_address: Counter[str] = Counter()
         self._connections = 0
+        #: Rises with every end of a session, token or key: who remembers whose credentials were good asks again.
+        self.revision = 0
 
     # ------------------------------------------------------------ connections
 
@@ -106,10 +108,12 @@ class Directory:
         session_ids: AbstractSet[str] | None = None,
         except_session: SessionInfo | None = None,
     ) -> int:
-        """End live sessions with GOAWAY: all of a user's, or those with these session ids.
+        """End live sessions with GOAWAY: all of a user's, or those with these session ids; what was known of anybody's
+        credentials is forgotten (`revision`).
 
         From this call on no frame of theirs is carried out, on any shard. Returns how many there were.
         """
+        self.invalidate()
         closed = 0
         for session in self.by_user.get(user_id, ()):
             if session is except_session or (session_ids is not None and session.session_id not in session_ids):
@@ -117,3 +121,8 @@ class Directory:
             session.revoke(error, message)
             closed += 1
         return closed
+
+    def invalidate(self) -> None:
+        """Some credentials are good no more: remembered ones are looked at again."""
+        with self._lock:
+            self.revision += 1

@@ -51,6 +51,7 @@ from imserver.errors import (
     TooLarge,
     Unavailable,
 )
+from imserver.identity import Credentials, Identity
 from imserver.protocol.body import check_body, invalid_body
 from imserver.protocol.message import Message, direct_conversation_id, parties_of
 
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     import apsw
     import click
 
+    from imserver.caller import Caller
     from imserver.config import Config
     from imserver.context import AppContext, Context
     from imserver.conversation import Conversation, Draft, Member, Stored
@@ -69,16 +71,19 @@ __all__ = [
     "UNSET",
     "USER",
     "AppContext",
+    "Caller",
     "ClientId",
     "Conflict",
     "ConstraintViolated",
     "Context",
     "Conversation",
     "ConversationId",
+    "Credentials",
     "DeadlineExceeded",
     "Draft",
     "GroupId",
     "Handler",
+    "Identity",
     "ImError",
     "InternalFault",
     "InvalidBody",
@@ -114,6 +119,7 @@ __all__ = [
     "on_event",
     "parties_of",
     "role",
+    "route",
 ]
 
 # Identifiers as the wire protocol, section 3, has them.
@@ -183,6 +189,37 @@ def command(
     return mark
 
 
+@attrs.frozen
+class RouteMark:
+    """What `@route` leaves on a handler; `imserver.commands` makes a row of it."""
+
+    method: str
+    path: str
+    allow: str
+    timeout_s: float | None
+
+
+def route(method: str, path: str, *, allow: str = USER, timeout_s: float | None = None) -> Callable[[_H], _H]:
+    """Make an `async def` method `(self, ctx, request)` of a plugin answer HTTP requests.
+
+    `request` is Starlette's; `ctx.session` is the caller. The handler returns a Starlette response, or the fields of a JSON
+    answer as a command's handler does, or raises an `ImError`.
+
+    Args:
+        method: "GET" (which answers HEAD too), "POST", "PUT", "PATCH", "DELETE" or "HEAD".
+        path: as Starlette has it: "/v1/dice/{sides:int}".
+        allow: as for `command`; an API key needs the plugin's name among its scopes.
+        timeout_s: how long the handler may take until it returns its response; by default `limits.request_timeout`.
+    """
+
+    def mark(handler: _H) -> _H:
+        marks = getattr(handler, "__imserver_routes__", ())
+        handler.__imserver_routes__ = (*marks, RouteMark(method, path, allow, timeout_s))  # type: ignore[attr-defined]
+        return handler
+
+    return mark
+
+
 def on_event(name: str) -> Callable[[_H], _H]:
     """Make a method `(self, ctx, **fields)` a listener of an event of the bus, e.g. "user.disabled".
 
@@ -221,6 +258,17 @@ class Plugin:
 
     async def on_stop(self, ctx: AppContext) -> None:
         """All sessions are gone, the database is still there. It has the drain time left."""
+
+    async def authenticate(self, ctx: AppContext, credentials: Credentials) -> Identity | None:
+        """Say whose credentials these are; None: another plugin may know. They come with an HTTP request or a handshake.
+
+        The answer is remembered until it expires or `ctx.directory` hears of an end of any session (`close`, `invalidate`).
+
+        Raises:
+            NotAuthenticated: they are wrong.
+            PermissionDenied: they are right, and of no use: the account is disabled, say.
+        """
+        return None
 
     def on_connect(self, ctx: Context) -> None:
         """A connection is there, nobody has logged in."""
@@ -273,6 +321,8 @@ def __getattr__(name: str) -> Any:
         from imserver import conversation as module  # type: ignore[no-redef]
     elif name == "SessionInfo":
         from imserver import directory as module  # type: ignore[no-redef]
+    elif name == "Caller":
+        from imserver import caller as module  # type: ignore[no-redef]
     elif name == "Session":
         from imserver import session as module  # type: ignore[no-redef]
     else:

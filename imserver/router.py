@@ -5,6 +5,7 @@ It knows no business. For each command it knows the request's class, who may cal
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -27,12 +28,14 @@ from imserver.errors import (
     StorageUnavailable,
     Unavailable,
 )
+from imserver.identity import Credentials, Identity
 from imserver.log import get_logger
 from imserver.plugin import ANYONE, Plugin
 from imserver.protocol.body import BodyDecoder, encode_frame, encode_msgpack, fields_of, inflate, rid_of
 from imserver.protocol.frame import BARE_HEARTBEAT, GZIP, JSON, Frame
 
 if TYPE_CHECKING:
+    from imserver.caller import Caller
     from imserver.commands import Command, CommandTable
     from imserver.config import Limits
     from imserver.plugin_loader import Registry
@@ -101,6 +104,9 @@ class Router:
         self._log = get_logger("router")
         self._endpoints = {command.command_id: _Endpoint(command, shard.limits) for command in table}
         self.is_draining = False
+        self._authenticators = self._hooks(registry.plugins, "authenticate")
+        #: Whose credentials were found good, at which revision of the directory.
+        self._identities = Cache("identities")
         requests = shard.limits.requests_per_second
         self._interval_s = 1 / requests if requests else 0.0
         self._burst_s = 2.0  # the bucket holds twice a second's worth
@@ -127,7 +133,7 @@ class Router:
         """The context of a plugin without a session."""
         return self._apps[plugin]
 
-    def context(self, session: Session, owner: str, *, is_async: bool) -> Any:
+    def context(self, session: Caller, owner: str, *, is_async: bool) -> Any:
         """A plugin's context at a session, kept for the next time."""
         key = (owner, "async") if is_async else owner
         context = session.contexts.get(key)
@@ -137,6 +143,37 @@ class Router:
             context = session if app is None else Context(app, session, is_async=is_async)
             session.contexts[key] = context
         return context
+
+    def route_context(self, plugin: str, caller: Caller) -> Context:
+        """The context of a plugin's HTTP route."""
+        context = Context(self._apps[plugin], caller, is_async=True)
+        context.is_of_one_request = True
+        return context
+
+    # ------------------------------------------------------------ who asks
+
+    async def authenticate(self, credentials: Credentials) -> Identity:
+        """Whose credentials these are; remembered until they expire or anybody's end.
+
+        Raises:
+            NotAuthenticated: nobody's.
+            ImError: somebody's who may not come in.
+        """
+        directory = self._shard.directory
+        key = _digest(credentials)
+        known: tuple[int, Identity] | None = self._identities.get(key)
+        if known is not None and known[0] == directory.revision and not self._is_past(known[1].expires_at_ms):
+            return known[1]
+        revision = directory.revision
+        for owner, authenticate in self._authenticators:
+            identity: Identity | None = await authenticate(self._apps[owner], credentials)
+            if identity is not None:
+                self._identities.put(key, (revision, identity))
+                return identity
+        raise NotAuthenticated("nobody on this server knows these credentials")
+
+    def _is_past(self, expires_at_ms: int | None) -> bool:
+        return expires_at_ms is not None and self._shard.clock.now_ms() >= expires_at_ms
 
     # ------------------------------------------------------------ one frame
 
@@ -153,30 +190,10 @@ class Router:
         if error is not None:
             self._refuse_frame(session, command_id, error)
             return
-        self.requests += 1
-        now = self._shard.now
-        interval_s = self._interval_s
-        if interval_s:
-            rate = session.rate
-            if rate > now + self._burst_s:
-                self._refuse_raw(session, frame, _over_rate(rate - now - self._burst_s))
-                return
-            session.rate = (rate if rate > now else now) + interval_s
-        endpoint = self._endpoints.get(command_id)
-        if endpoint is None:
-            unknown = NotFound(f"there is no command {command_id} on this server", error="unknown_command")
-            self._refuse_raw(session, frame, unknown)
-            return
-        if endpoint.needs_user and session.user_id is None:
-            self._refuse_raw(session, frame, NotAuthenticated("log in first (LOGIN or AUTH)"))
-            return
-        if endpoint.role is not None and endpoint.role not in session.roles:
-            self._refuse_raw(session, frame, PermissionDenied(f"this command needs the role {endpoint.role}"))
-            return
-        if endpoint.interval_s and not self._admit_by_command(session, endpoint, frame):
-            return
-        if self.is_draining and not endpoint.is_stateless:
-            self._refuse_raw(session, frame, Unavailable("the server is stopping; reconnect"))
+        try:
+            endpoint = self._admit(session, command_id)
+        except ImError as exc:
+            self._refuse_raw(session, frame, exc)
             return
         if endpoint.is_heartbeat and not body:
             session.send(BARE_HEARTBEAT)
@@ -197,6 +214,35 @@ class Router:
             self._start(session, endpoint, request, flags)
         else:
             self._run(session, endpoint, request, flags, _MAX_LOADS)
+
+    def _admit(self, caller: Caller, command_id: int) -> _Endpoint:
+        """The command, if there is one and this caller may have it carried out now.
+
+        Raises:
+            ImError: why not.
+        """
+        self.requests += 1
+        now = self._shard.now
+        interval_s = self._interval_s
+        if interval_s:
+            rate = caller.rate
+            if rate > now + self._burst_s:
+                raise _over_rate(rate - now - self._burst_s)
+            caller.rate = (rate if rate > now else now) + interval_s
+        endpoint = self._endpoints.get(command_id)
+        if endpoint is None:
+            raise _unknown(command_id)
+        if endpoint.needs_user and caller.user_id is None:
+            raise _nobody(caller)
+        if endpoint.role is not None and endpoint.role not in caller.roles:
+            raise PermissionDenied(f"this command needs the role {endpoint.role}")
+        if caller.scopes is not None:
+            check_scope(caller.scopes, endpoint.owner, endpoint.command.name)
+        if endpoint.interval_s:
+            self._admit_by_command(caller, endpoint)
+        if self.is_draining and not endpoint.is_stateless:
+            raise Unavailable("the server is stopping; reconnect")
+        return endpoint
 
     def _run(self, session: Session, endpoint: _Endpoint, request: Any, flags: int, loads_left: int) -> None:
         """A `def` handler: inside the tick, to completion."""
@@ -314,7 +360,7 @@ class Router:
         self._resume_if_free(session)
         self._shard.end_of_turn()
 
-    async def _carry_out(self, session: Session, endpoint: _Endpoint, request: Any) -> Mapping[str, Any]:
+    async def _carry_out(self, session: Caller, endpoint: _Endpoint, request: Any) -> Mapping[str, Any]:
         """Run an `async def` handler; its fields, once all that it wrote is durable."""
         # A context of its own: what one request has written is no other one's to wait for.
         context = Context(self._apps[endpoint.owner], session, is_async=True)
@@ -331,12 +377,37 @@ class Router:
         if session.backlog is not None and not session.is_waiting_for_load and not self._is_busy(session):
             session.resume()
 
-    async def call(self, session: Session, command_id: int, body: Mapping[str, Any]) -> dict[str, Any]:
+    # ------------------------------------------------------------ requests that are no frames
+
+    async def call(self, session: Caller, command_id: int, body: Mapping[str, Any]) -> dict[str, Any]:
         """Run another service's handler for a session; see `Context.call`."""
         endpoint = self._endpoints.get(command_id)
         if endpoint is None:
-            raise NotFound(f"there is no command {command_id} on this server", error="unknown_command")
-        request = endpoint.decode(encode_msgpack(body), 0)
+            raise _unknown(command_id)
+        return await self._perform(session, endpoint, endpoint.decode(encode_msgpack(body), 0))
+
+    async def request(self, caller: Caller, command_id: int, body: bytes, flags: int = JSON) -> dict[str, Any]:
+        """Carry out a request that came by HTTP; returns the answer's fields once they are durable.
+
+        Args:
+            body: as in a frame; `flags` says in which encoding.
+
+        Raises:
+            ImError: it was refused, or failed.
+        """
+        endpoint = self._admit(caller, command_id)
+        try:
+            with _deadline(endpoint.timeout_s):
+                return await self._perform(caller, endpoint, endpoint.decode(body, flags))
+        except ProtocolError as exc:
+            raise InvalidBody(str(exc)) from exc
+        except ImError:
+            raise
+        except Exception as exc:
+            raise self._fault(endpoint, caller, exc) from exc
+
+    async def _perform(self, session: Caller, endpoint: _Endpoint, request: Any) -> dict[str, Any]:
+        """Run a handler for somebody who waits for its fields."""
         if endpoint.is_async:
             return dict(await self._carry_out(session, endpoint, request))
         context = self.context(session, endpoint.owner, is_async=False)
@@ -363,14 +434,12 @@ class Router:
 
     # ------------------------------------------------------------ refusals
 
-    def _admit_by_command(self, session: Session, endpoint: _Endpoint, frame: Frame) -> bool:
+    def _admit_by_command(self, caller: Caller, endpoint: _Endpoint) -> None:
         now = self._shard.now
-        rate = session.rates.get(endpoint.command_id, 0.0)
+        rate = caller.rates.get(endpoint.command_id, 0.0)
         if rate > now + self._burst_s:
-            self._refuse_raw(session, frame, _over_rate(rate - now - self._burst_s))
-            return False
-        session.rates[endpoint.command_id] = max(rate, now) + endpoint.interval_s
-        return True
+            raise _over_rate(rate - now - self._burst_s)
+        caller.rates[endpoint.command_id] = max(rate, now) + endpoint.interval_s
 
     def _refuse_frame(self, session: Session, command_id: int, error: ProtocolError) -> None:
         """A frame that breaks the framing rules: an ERROR push, and the end where no boundary is known."""
@@ -394,7 +463,7 @@ class Router:
     def _fail_now(self, session: Session, endpoint: _Endpoint, rid: int, flags: int, error: ImError) -> None:
         session.send(_error_frame(endpoint.command_id, rid, flags & JSON, error))
 
-    def _fault(self, endpoint: _Endpoint, session: Session, exc: Exception) -> ImError:
+    def _fault(self, endpoint: _Endpoint, session: Caller, exc: Exception) -> ImError:
         """What the client is told of an exception that no handler should let out."""
         if isinstance(exc, BaseExceptionGroup):
             wanted, rest = exc.split(ImError)
@@ -468,6 +537,26 @@ def _answer_frame(session: Session, command_id: int, rid: int, flags: int, field
     return encode_frame(command_id, {"rid": rid, "code": 0, **fields}, flags & JSON | (session.flags or 0) & GZIP)
 
 
+def check_scope(scopes: frozenset[str], owner: str, name: str) -> None:
+    """Let an API key do what its scopes say: "*", a plugin's name, or "plugin.COMMAND".
+
+    Raises:
+        PermissionDenied: none of them covers this.
+    """
+    if not scopes & {"*", owner, f"{owner}.{name}"}:
+        raise PermissionDenied(f"this API key has no scope for it; it needs {owner} or {owner}.{name}")
+
+
+def _unknown(command_id: int) -> NotFound:
+    return NotFound(f"there is no command {command_id} on this server", error="unknown_command")
+
+
+def _nobody(caller: Caller) -> NotAuthenticated:
+    if caller.scopes is not None:
+        return NotAuthenticated("say which user this is for: the header X-IM-User")
+    return NotAuthenticated("log in first (LOGIN or AUTH)")
+
+
 def _not_stored() -> Unavailable:
     return Unavailable("it could not be stored; nothing was; try again")
 
@@ -483,6 +572,12 @@ def _over_rate(excess_s: float) -> RateLimited:
         "more requests a second than limits.requests_per_second allows on one connection",
         retry_after_ms=max(1, int(excess_s * 1000) + 1),
     )
+
+
+def _digest(credentials: Credentials) -> bytes:
+    """What is remembered of credentials: not themselves. The address is no part of them."""
+    shown = (credentials.token, credentials.api_key, credentials.acting_for, credentials.certificate)
+    return hashlib.sha256(repr(shown).encode()).digest()
 
 
 class _deadline:
@@ -508,4 +603,4 @@ def _overridden(cls: type[Plugin]) -> set[str]:
     return {name for base in cls.__mro__ if base not in (Plugin, object) for name in vars(base)}
 
 
-__all__ = ["ERROR", "HEARTBEAT", "Router", "refusal_of"]
+__all__ = ["ERROR", "HEARTBEAT", "Router", "check_scope", "refusal_of"]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from imserver.caller import Caller
 from imserver.protocol.body import encode_frame
 from imserver.protocol.frame import GZIP, JSON, Frame, FrameDecoder, command_of
 from imserver.reactor import BROKEN, READ, WRITE
@@ -44,12 +45,8 @@ class State(enum.Enum):
 Interceptor = Callable[[int, Any], bool]
 
 
-class Session:
-    """One connection and, after login, one user's device.
-
-    Attributes that plugins may read: `user_id` (None before login), `session_id`, `device_id`, `platform`, `roles`,
-    `address`, `connected_at_ms`, `deliver`, `expires_at_ms`, `is_closed`; `data` is theirs, one entry a plugin.
-    """
+class Session(Caller):
+    """One connection and, after login, one user's device. See `Caller` for what plugins may read."""
 
     __slots__ = (
         "_drain_waiters",
@@ -57,71 +54,35 @@ class Session:
         "_read_paused",
         "_socket",
         "_wants_write",
-        "address",
         "backlog",
         "closing_notice",
-        "connected_at_ms",
-        "contexts",
-        "data",
         "decoder",
-        "deliver_mode",
-        "device_id",
-        "expires_at_ms",
         "flags",
         "gate",
-        "has_own_device",
         "heard_at",
         "in_flight",
         "is_dirty",
         "is_plain",
-        "is_revoked",
         "is_waiting_for_load",
         "linger_until",
         "opened_at",
         "out",
         "out_bytes",
-        "platform",
-        "rate",
-        "rates",
-        "roles",
-        "session_id",
-        "shard",
         "state",
-        "takes_frames",
         "tasks",
-        "user_id",
     )
 
+    is_live = True
+
     def __init__(self, shard: Shard, sock: socket.socket, address: str) -> None:
-        self.shard = shard
+        super().__init__(shard, address)
         self._socket = sock
-        self.address = address
-        self.connected_at_ms = shard.clock.now_ms()
         self.opened_at = self.heard_at = shard.now
         self.state = State.OPEN
-        #: Frames are carried out. False once the session is closing or revoked, by whatever thread.
-        self.takes_frames = True
-        #: Somebody ended it: what was dispatched and has not begun is not carried out either.
-        self.is_revoked = False
         self.decoder = FrameDecoder(min(MAX_FRAME_BEFORE_LOGIN_BYTES, shard.limits.max_frame_bytes))
-
-        self.user_id: str | None = None
-        self.session_id = ""
-        self.device_id = ""
-        #: The client named its device; else the id was made up for this one connection.
-        self.has_own_device = False
-        self.platform = ""
-        self.roles: frozenset[str] = frozenset()
-        self.deliver_mode = "new"
-        self.expires_at_ms: int | None = None
-        self.data: dict[str, Any] = {}
-        self.contexts: dict[object, Any] = {}
 
         #: Encoding of pushes: the first frame's; gzip if login asked for it. None: no frame yet.
         self.flags: int | None = None
-        #: The connection's rate limit: when its bucket is empty again (monotonic seconds); and by command.
-        self.rate = 0.0
-        self.rates: dict[int, float] = {}
         #: Async requests that run, and how to cancel them.
         self.in_flight = 0
         self.tasks: set[trio.CancelScope] = set()
@@ -147,16 +108,6 @@ class Session:
         shard.wheel.schedule(self, shard.now + shard.limits.login_timeout_s)
 
     # ------------------------------------------------------------ what plugins see
-
-    @property
-    def deliver(self) -> str:
-        """The option of LOGIN: "new" or "missed"."""
-        return self.deliver_mode
-
-    @property
-    def is_closed(self) -> bool:
-        """It takes no more frames."""
-        return not self.takes_frames
 
     def intercept(self, interceptor: Interceptor | None) -> None:
         """Let `interceptor(command, body)` see each push when it is due; what it answers True to is not sent.
@@ -361,11 +312,6 @@ class Session:
         self.out.append(first)
         self.out_bytes = len(first)
         self.go_away("slow_consumer", "this client reads too slowly; reconnect and SYNC", code=503)
-
-    def charge(self, requests: float) -> None:
-        """Count a request as so many more against the connection's rate limit."""
-        if self.shard.limits.requests_per_second:
-            self.rate = max(self.rate, self.shard.now) + requests / self.shard.limits.requests_per_second
 
     # ------------------------------------------------------------ the end
 

@@ -28,6 +28,7 @@ from imserver.wheel import RESOLUTION_S, Wheel
 
 if TYPE_CHECKING:
     from imserver.cache import Cache
+    from imserver.caller import Caller
     from imserver.clock import Clock
     from imserver.commands import CommandTable
     from imserver.config import Config
@@ -83,6 +84,8 @@ class Shard:
         self.directory = directory
         self.database = database
         self.store = store
+        self.registry = registry
+        self.table = table
         self.random = random.Random()
         self.log = get_logger("shard").bind(shard=index)
         #: Monotonic seconds at the begin of the tick.
@@ -297,7 +300,7 @@ class Shard:
 
     # ------------------------------------------------------------ pushes
 
-    def push(self, user_ids: Iterable[str], command: int, body: Any, except_session: Session | None) -> None:
+    def push(self, user_ids: Iterable[str], command: int, body: Any, except_session: Caller | None) -> None:
         """Send a push to all sessions of these users when all that memory knows is durable."""
         pushes = self._addressed(user_ids, command, body, except_session)
         if self.section.in_handler:
@@ -305,7 +308,7 @@ class Shard:
         else:
             self._hand_on(pushes)
 
-    def push_committed(self, user_ids: Iterable[str], command: int, body: Any, except_session: Session | None) -> None:
+    def push_committed(self, user_ids: Iterable[str], command: int, body: Any, except_session: Caller | None) -> None:
         """Send a push that rests on committed data alone."""
         for session, frame, _ in self._addressed(user_ids, command, body, except_session):
             if session.shard is self:
@@ -314,7 +317,7 @@ class Shard:
                 session.shard.post_push(session, frame, body)
         self.end_of_turn()
 
-    def _addressed(self, user_ids: Iterable[str], command: int, body: Any, except_session: Session | None) -> list[Held]:
+    def _addressed(self, user_ids: Iterable[str], command: int, body: Any, except_session: Caller | None) -> list[Held]:
         """A push as each live session of these users gets it, encoded once an encoding."""
         by_user = self.directory.by_user
         encoded: dict[int | None, bytes] = {}

@@ -24,14 +24,14 @@ class Feed:
 
     def __init__(self, ctx: Context) -> None:
         self._ctx = ctx
-        self._session = ctx.session
+        self._session = ctx.connection
         #: conversation_id -> the newest seq that was sent, confirmed, and swallowed
         self._sent: dict[str, int] = {}
         self._confirmed: dict[str, int] = {}
         self._swallowed: dict[str, int] = {}
         self._outstanding = 0
         self._moved = trio.Event()
-        ctx.session.intercept(self._swallow)
+        self._session.intercept(self._swallow)
 
     def _swallow(self, command: int, body: Any) -> bool:
         if command != MESSAGE or not isinstance(body, Message):

@@ -18,6 +18,7 @@ from msgspec import Meta
 from imserver.config import (
     Address,
     Config,
+    Tls,
     as_plain,
     build_settings,
     format_duration,
@@ -92,11 +93,15 @@ def test_the_reference_gives_the_default(key: str) -> None:
     row = re.search(rf"^\| `{re.escape(key)}` \| ([^|]+) \|", text, re.MULTILINE)
     assert row is not None
     section, _, name = key.partition(".")
-    default = as_plain(Config()).get(section, {}).get(name)
-    if default is None:
+    optional = {"tls": {attribute.name: attribute.default for attribute in attrs.fields(Tls)}}
+    default = (as_plain(Config()) | optional).get(section, {}).get(name)
+    if default in (None, attrs.NOTHING):
         assert row[1] == "none"
         return
     documented = tomllib.loads(f"value = {row[1].strip('`')}")["value"]
+    if section == "tls":
+        assert documented == default
+        return
     written = load_config(None, [f"{key}={row[1].strip('`')}"], {})
     assert type(documented) is type(default)
     ours = getattr(written, section)
@@ -210,7 +215,7 @@ def test_foreign_variables_are_left_alone(folder: Path) -> None:
 ADDRESS = 'expected an address such as "127.0.0.1:9000" or "[::1]:9000", port 0 to 65535'
 MISTAKES = [
     ("[limit]", "limit", "unknown section; did you mean `limits`?"),
-    ("colour = 1", "colour", "unknown section; there are server, tcp, http, tls, auth, limits, plugins"),
+    ("colour = 1", "colour", "unknown section; there are server, tcp, http, tls, proxy, auth, limits, plugins"),
     ("[limits]\nmax_frme = 1", "limits.max_frme", "unknown key; did you mean `max_frame`?"),
     ("[limits]\nMAX_FRAME = 1", "limits.MAX_FRAME", "unknown key; did you mean `max_frame`?"),
     ("[server]\nmax_connections = 1", "server.max_connections", "did you mean `limits.max_connections`?"),
