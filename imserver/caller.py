@@ -99,6 +99,9 @@ class Caller:
         self.device_id = device_id or ""
         return None
 
+    def set_encoding(self, encoding: int) -> None:
+        """The encoding of pushes, JSON or 0: an option of HELLO."""
+
     def set_compress(self, compress: bool) -> None:
         """Whether pushes may be compressed: an option of LOGIN."""
 

@@ -136,7 +136,7 @@ def routes_of(plugin: Plugin) -> list[Route]:
         for mark in marks:
             _check_allow(plugin, attribute, mark.allow)
             if not inspect.iscoroutinefunction(function) or not mark.path.startswith("/"):
-                raise PluginError(f"plugin {plugin.name}: @route needs a path that begins with / and an async def {attribute}()")
+                raise PluginError(f"plugin {plugin.name}: @route needs a leading / and an async def {attribute}()")
             handler = getattr(plugin, attribute)
             rows.append(Route(mark.method.upper(), mark.path, plugin.name, mark.allow, handler, mark.timeout_s))
     return rows

@@ -7,10 +7,10 @@ from typing import Literal
 import attrs
 
 import imserver
+from imserver.caller import Caller
 from imserver.commands import CommandTable, commands_of
 from imserver.plugin import ANYONE, Plugin, command
-from imserver.protocol.frame import GZIP, JSON
-from imserver.session import Session
+from imserver.protocol.frame import JSON
 
 
 @attrs.frozen
@@ -33,16 +33,15 @@ class ConnectionCommands(Plugin):
     name = "connection"
 
     @command(1, request=Heartbeat, name="HEARTBEAT", allow=ANYONE, stateless=True)
-    def heartbeat(self, session: Session, request: Heartbeat) -> dict[str, int]:
+    def heartbeat(self, session: Caller, request: Heartbeat) -> dict[str, int]:
         """Any frame counts as life; this one is for clients that have nothing to say."""
         return {"server_time": session.shard.clock.now_ms()}
 
     @command(4, request=Hello, name="HELLO", allow=ANYONE, stateless=True)
-    def hello(self, session: Session, request: Hello) -> dict[str, object]:
+    def hello(self, session: Caller, request: Hello) -> dict[str, object]:
         """Who the server is and what it allows; `encoding` chooses that of the pushes."""
         if request.encoding is not None:
-            encoding = JSON if request.encoding == "json" else 0
-            session.flags = (session.flags or 0) & GZIP | encoding
+            session.set_encoding(JSON if request.encoding == "json" else 0)
         shard = session.shard
         return {
             "server": f"imserver/{imserver.__version__}",

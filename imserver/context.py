@@ -7,20 +7,22 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import trio
 
+from imserver.config import as_plain
 from imserver.errors import Conflict, InternalError, StorageUnavailable
 from imserver.journal import FAILED, OPEN, Batch, Write, write_result
 from imserver.protocol.message import Message
 from imserver.snowflake import sent_at_ms
 
 if TYPE_CHECKING:
-    from imserver.caller import Caller
     import random
 
     from imserver.cache import Cache
+    from imserver.caller import Caller
     from imserver.clock import Clock
     from imserver.config import Config
     from imserver.conversation import Conversation, Draft, Member, Stored
     from imserver.directory import Directory
+    from imserver.figures import Figures
     from imserver.plugin import Plugin
     from imserver.session import Session
     from imserver.shard import Shard
@@ -250,6 +252,18 @@ class AppContext:
         self.db = PluginDatabase(self._shard, self)
         self.messages = MessagesApi(self._shard, self)
         self.conversations = ConversationsApi(self._shard, self)
+
+    @property
+    def figures(self) -> Figures:
+        """How the whole server is doing: `snapshot()`, `plugins`."""
+        figures = self._shard.figures
+        if figures is None:
+            raise InternalError("there are no figures before the server is put together")
+        return figures
+
+    def plain_config(self) -> dict[str, Any]:
+        """The whole configuration as keys and TOML values, secrets masked: for people to look at."""
+        return as_plain(self.config)
 
     def of(self, plugin: str) -> AppContext:
         """The same for another plugin: with its cache and settings."""

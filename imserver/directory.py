@@ -55,13 +55,25 @@ class Directory:
     def admit(self, address: str, *, max_connections: int, per_address: int | None) -> str | None:
         """Count a new connection, unless a bound is reached: then its name. `per_address` None: exempt."""
         with self._lock:
-            if self._connections >= max_connections:
-                return "limits.max_connections"
-            if per_address is not None and self._by_address[address] >= per_address:
-                return "limits.connections_per_address"
+            refused = self.refusal(address, max_connections=max_connections, per_address=per_address)
+            if refused is None:
+                self._connections += 1
+                self._by_address[address] += 1
+            return refused
+
+    def refusal(self, address: str, *, max_connections: int, per_address: int | None) -> str | None:
+        """The bound that one more connection from here would pass, if any; see `admit`."""
+        if self._connections >= max_connections:
+            return "limits.max_connections"
+        if per_address is not None and self._by_address.get(address, 0) >= per_address:
+            return "limits.connections_per_address"
+        return None
+
+    def count(self, address: str) -> None:
+        """Count a connection that `refusal` had nothing against: an HTTP connection becomes a session."""
+        with self._lock:
             self._connections += 1
             self._by_address[address] += 1
-            return None
 
     def dismiss(self, address: str) -> None:
         """A connection that was admitted is gone."""

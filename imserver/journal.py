@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -32,6 +33,8 @@ MAX_BATCH_BYTES = 32 << 20  # of message bodies
 #: How long the writer is idle before it looks after the WAL.
 _IDLE_S = 0.05
 _SAY_AGAIN_S = 1.0
+#: So many commits' durations are kept for whoever looks.
+RECENT_COMMITS = 1024
 
 Held = tuple["Session", bytes, object]  # the session, its frame, and the `rid` (an answer) or the body (a push)
 
@@ -158,6 +161,8 @@ class Journal:
         self.messages = 0
         self.commit_s = 0.0
         self.failures = 0
+        #: How long the newest commits took, in seconds.
+        self.recent_commits_s: deque[float] = deque(maxlen=RECENT_COMMITS)
         #: The last commit succeeded, or there was none yet.
         self.is_healthy = True
 
@@ -263,8 +268,10 @@ class Journal:
             self._log.exception("commit_fault", batch=batch.number)
             self._fail(batch, InternalStorageFault(str(exc)))
         else:
+            took_s = time.monotonic() - started
             self.commits += 1
-            self.commit_s += time.monotonic() - started
+            self.commit_s += took_s
+            self.recent_commits_s.append(took_s)
             self.messages += sum(map(len, batch.messages))
             self.is_healthy = True
             batch.forget_rows()

@@ -1,6 +1,8 @@
 """Bind, accept, and deal sockets to shards.
 
 Each shard listens for itself (SO_REUSEPORT): the kernel deals the connections out, and no thread hands sockets to another.
+A connection is accepted, its PROXY header read if it comes from a proxy, admitted under the client's address, and handed
+to its door: frames or HTTP.
 """
 
 from __future__ import annotations
@@ -8,16 +10,20 @@ from __future__ import annotations
 import errno
 import ipaddress
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+import attrs
+
 from imserver.errors import StartError
-from imserver.protocol.body import encode_frame
+from imserver.protocol.body import encode_frame, encode_json
+from imserver.proxy_protocol import ProxyHeaders
 from imserver.reactor import READ
 from imserver.session import GOAWAY
+from imserver.tls import ServerTls, TlsSocket
 
 if TYPE_CHECKING:
-    from imserver.config import Address, Limits
+    from imserver.config import Address, Limits, Network, Proxy
     from imserver.shard import Shard
 
 BACKLOG = 4096
@@ -65,28 +71,62 @@ def shown_address(sock: socket.socket) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-class AddressLimits:
-    """Which addresses are exempt from the limits per address."""
+def is_in(address: str, networks: Sequence[Network]) -> bool:
+    """Whether an IP address, as a socket shows it, is in one of these networks."""
+    if not networks:
+        return False
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    return any(ip in network for network in networks)
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._exempt: Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network] = limits.exempt_addresses
 
-    def connections(self, address: str) -> int | None:
-        """How many connections this address may have; None: any number."""
-        ip = ipaddress.ip_address(address.partition("%")[0])
-        if any(ip in network for network in self._exempt):
-            return None
-        return self._limits.connections_per_address
+def connections_of(limits: Limits, address: str) -> int | None:
+    """How many connections this address may have; None: any number."""
+    return None if is_in(address, limits.exempt_addresses) else limits.connections_per_address
+
+
+@attrs.frozen
+class Door:
+    """What a listening address is for.
+
+    Attributes:
+        open: takes a connection that was admitted, in its shard's thread: (shard, socket, the client's address).
+        refusal: what one gets that finds no place, if it speaks no TLS: from the limit that was reached.
+        is_http: for TLS, which agrees on the protocol.
+        tls: None: plain.
+    """
+
+    open: Callable[[Shard, socket.socket | TlsSocket, str], None]
+    refusal: Callable[[str], bytes]
+    is_http: bool
+    tls: ServerTls | None
+    proxy: Proxy
+
+
+def _refusal_fields(limit: str) -> dict[str, object]:
+    message = f"too many connections ({limit}); try again later"
+    return {"code": 503, "error": "unavailable", "message": message, "retry_after_ms": 5000}
+
+
+def refuse_frames(limit: str) -> bytes:
+    """What a client of frames is told when there is no place for it."""
+    return encode_frame(GOAWAY, _refusal_fields(limit))
+
+
+def refuse_http(limit: str) -> bytes:
+    """What an HTTP client is told when there is no place for it."""
+    body = encode_json(_refusal_fields(limit))
+    head = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 5\r\nConnection: close\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 class Listener:
     """One shard's end of a listening address."""
 
-    def __init__(self, shard: Shard, sock: socket.socket) -> None:
+    def __init__(self, shard: Shard, sock: socket.socket, door: Door) -> None:
         self._shard = shard
         self._socket = sock
-        self._limits = AddressLimits(shard.limits)
+        self._door = door
+        self._headers = ProxyHeaders(shard, self._admit, self._refuse_header)
         self._is_open = True
         self._said_at = -_SAY_AGAIN_S
         shard.reactor.add(sock.fileno(), self, READ)
@@ -103,31 +143,32 @@ class Listener:
                     self._pause(exc)
                     return
                 continue  # that one connection went away before it was accepted
-            self._admit(sock, peer[0])
+            sock.setblocking(False)
+            if self._door.proxy.protocol and is_in(peer[0], self._door.proxy.trusted):
+                self._headers.begin(sock, peer[0])
+            else:
+                self._admit(sock, peer[0])
+
+    def _refuse_header(self, peer: str, reason: str) -> None:
+        self._say("proxy_header_refused", proxy=peer, reason=reason)
 
     def _admit(self, sock: socket.socket, address: str) -> None:
-        shard = self._shard
-        sock.setblocking(False)
+        shard, door = self._shard, self._door
         refused = shard.directory.admit(
             address,
             max_connections=shard.limits.max_connections,
-            per_address=self._limits.connections(address),
+            per_address=connections_of(shard.limits, address),
         )
         if refused is None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            shard.accept(sock, address)
+            door.open(shard, sock if door.tls is None else door.tls.wrap(sock, is_http=door.is_http), address)
             return
-        # A fresh socket's buffer takes this whole; if it does not, the peer is gone anyway.
-        fields = {
-            "code": 503,
-            "error": "unavailable",
-            "message": f"too many connections ({refused}); try again later",
-            "retry_after_ms": 5000,
-        }
-        try:
-            sock.send(encode_frame(GOAWAY, fields))
-        except OSError as exc:
-            shard.log.debug("refused_connection_gone", address=address, reason=str(exc))
+        if door.tls is None:
+            # A fresh socket's buffer takes this whole; if it does not, the peer is gone anyway.
+            try:
+                sock.send(door.refusal(refused))
+            except OSError as exc:
+                shard.log.debug("refused_connection_gone", address=address, reason=str(exc))
         self._say("connection_refused", limit=refused, address=address)
         sock.close()
 
@@ -151,5 +192,6 @@ class Listener:
         """Accept no more; in the shard's thread."""
         if self._is_open:
             self._is_open = False
+            self._headers.close()
             self._shard.wheel.cancel(self)
             self._shard.reactor.close_socket(self._socket)

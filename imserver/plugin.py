@@ -114,6 +114,7 @@ __all__ = [
     "command",
     "direct_conversation_id",
     "invalid_body",
+    "known_scopes",
     "load_all",
     "offline_database",
     "on_event",
@@ -311,6 +312,22 @@ def offline_database(config: Config) -> Iterator[apsw.Connection]:
 
     with offline(config.server.data_dir, load_plugins(config).migrations) as connection:
         yield connection
+
+
+def known_scopes(config: Config) -> list[str]:
+    """What the scopes of an API key may be: "*" (all), "admin" (the role), each enabled plugin, each of their commands.
+
+    Raises:
+        ConfigError, PluginError: the configuration's plugins cannot be loaded.
+    """
+    from imserver.plugin_loader import load_plugins
+
+    registry = load_plugins(config)
+    scopes = ["*", "admin"]
+    for plugin in registry.plugins:
+        scopes.append(plugin.name)
+        scopes += [f"{plugin.name}.{row.name}" for row in registry.commands if row.owner == plugin.name]
+    return list(dict.fromkeys(scopes))  # a plugin is called admin, too
 
 
 def __getattr__(name: str) -> Any:

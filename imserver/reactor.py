@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import select
-import socket
 from collections.abc import Callable
 from time import monotonic
 from typing import Protocol
@@ -37,6 +36,13 @@ class Source(Protocol):
         """Read or write once; more is fetched again in the next tick (level-triggered)."""
 
 
+class Socket(Protocol):
+    """As much of a socket as the reactor needs."""
+
+    def fileno(self) -> int: ...
+    def close(self) -> None: ...
+
+
 class Reactor:
     """The epoll of one shard. Everything but `wake` belongs to the shard's thread.
 
@@ -52,7 +58,7 @@ class Reactor:
         self._is_paused = is_paused
         self._epoll = select.epoll()
         self._sources: dict[int, Source] = {}
-        self._closing: list[socket.socket] = []
+        self._closing: list[Socket] = []
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._is_woken = False
         self._epoll.register(self._wake_fd, READ)
@@ -71,7 +77,7 @@ class Reactor:
         del self._sources[fd]
         self._epoll.unregister(fd)
 
-    def close_socket(self, sock: socket.socket) -> None:
+    def close_socket(self, sock: Socket) -> None:
         """Stop watching a socket and close it at the end of the tick: until then its number cannot be given away again."""
         self.remove(sock.fileno())
         self._closing.append(sock)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -32,7 +33,7 @@ from imserver.identity import Credentials, Identity
 from imserver.log import get_logger
 from imserver.plugin import ANYONE, Plugin
 from imserver.protocol.body import BodyDecoder, encode_frame, encode_msgpack, fields_of, inflate, rid_of
-from imserver.protocol.frame import BARE_HEARTBEAT, GZIP, JSON, Frame
+from imserver.protocol.frame import BARE_HEARTBEAT, FORM, GZIP, JSON, Frame
 
 if TYPE_CHECKING:
     from imserver.caller import Caller
@@ -69,6 +70,7 @@ class _Endpoint:
         "is_stateless",
         "needs_user",
         "owner",
+        "requests",
         "role",
         "timeout_s",
     )
@@ -84,6 +86,8 @@ class _Endpoint:
         self.needs_user = command.allow != ANYONE
         self.role = command.role
         self.owner = command.owner
+        #: How many were asked for.
+        self.requests = 0
         self.timeout_s = command.timeout_s or limits.request_timeout_s
         self.interval_s = 1 / command.per_second if command.per_second else 0.0
 
@@ -124,6 +128,8 @@ class Router:
         #: Loads under way, by key: everybody who needs the same waits for the same.
         self._loads: dict[object, trio.Event] = {}
         self.requests = 0
+        #: (command ID, 0 for an unknown one; code) -> requests that were refused or failed.
+        self.errors: Counter[tuple[int, int]] = Counter()
 
     @staticmethod
     def _hooks(plugins: Sequence[Plugin], name: str) -> list[tuple[str, Callable[..., Any]]]:
@@ -150,6 +156,14 @@ class Router:
         context.is_of_one_request = True
         return context
 
+    def requests_by_command(self) -> dict[int, int]:
+        """How many requests there were of each command."""
+        return {command_id: endpoint.requests for command_id, endpoint in self._endpoints.items()}
+
+    def count_error(self, command_id: int, code: int) -> None:
+        """A request was refused or failed."""
+        self.errors[command_id if command_id in self._endpoints else 0, code] += 1
+
     # ------------------------------------------------------------ who asks
 
     async def authenticate(self, credentials: Credentials) -> Identity:
@@ -175,6 +189,56 @@ class Router:
     def _is_past(self, expires_at_ms: int | None) -> bool:
         return expires_at_ms is not None and self._shard.clock.now_ms() >= expires_at_ms
 
+    def log_in(self, session: Session, credentials: Credentials) -> None:
+        """Bind a connection by what its handshake showed. What it asks meanwhile waits."""
+        session.in_flight += 1
+        scope = trio.CancelScope()
+        session.tasks.add(scope)
+        session.park()
+        self._shard.start_soon(self._log_in, session, credentials, scope)
+
+    async def _log_in(self, session: Session, credentials: Credentials, scope: trio.CancelScope) -> None:
+        failure: ImError | None = None
+        try:
+            with scope, _deadline(self._limits.request_timeout_s):
+                await self._bind(session, credentials)
+        except ImError as exc:
+            failure = exc
+        except Exception as exc:
+            failure = self.fault("handshake", 0, "", session, exc)
+        finally:
+            session.tasks.discard(scope)
+            session.in_flight -= 1
+        if failure is not None:
+            session.send(encode_frame(ERROR, failure.answer(), (session.flags or 0) & FORM))
+            session.go_away_silently()
+        if session.gate is not None:
+            session.open_gate()
+        self._resume_if_free(session)
+        self._shard.end_of_turn()
+
+    async def _bind(self, session: Session, credentials: Credentials) -> None:
+        directory = self._shard.directory
+        is_bound = False
+        while True:
+            revision = directory.revision
+            identity = await self.authenticate(credentials)
+            if session.is_closed:
+                return
+            if identity.user_id is None:
+                raise NotAuthenticated("these credentials are those of a back end, not of a user; use them over HTTP")
+            session.roles = identity.roles
+            session.scopes = identity.scopes
+            session.expires_at_ms = identity.expires_at_ms
+            if not is_bound:
+                replaced = session.bind(identity.user_id, identity.session_id, identity.device_id or None)
+                if replaced is not None:
+                    replaced.revoke("replaced", "this device has logged in on another connection")
+                self.logged_in(session)
+                is_bound = True
+            if directory.revision == revision:
+                return  # whoever ends a session from now on finds this one in the directory
+
     # ------------------------------------------------------------ one frame
 
     def dispatch(self, session: Session, frame: Frame) -> None:
@@ -186,7 +250,7 @@ class Router:
             session.backlog.append((command_id, flags, bytes(body), error))
             return
         if session.flags is None:
-            session.flags = flags & JSON
+            session.flags = flags & FORM
         if error is not None:
             self._refuse_frame(session, command_id, error)
             return
@@ -232,6 +296,7 @@ class Router:
         endpoint = self._endpoints.get(command_id)
         if endpoint is None:
             raise _unknown(command_id)
+        endpoint.requests += 1
         if endpoint.needs_user and caller.user_id is None:
             raise _nobody(caller)
         if endpoint.role is not None and endpoint.role not in caller.roles:
@@ -395,16 +460,20 @@ class Router:
         Raises:
             ImError: it was refused, or failed.
         """
-        endpoint = self._admit(caller, command_id)
         try:
-            with _deadline(endpoint.timeout_s):
-                return await self._perform(caller, endpoint, endpoint.decode(body, flags))
-        except ProtocolError as exc:
-            raise InvalidBody(str(exc)) from exc
-        except ImError:
+            endpoint = self._admit(caller, command_id)
+            try:
+                with _deadline(endpoint.timeout_s):
+                    return await self._perform(caller, endpoint, endpoint.decode(body, flags))
+            except ProtocolError as exc:
+                raise InvalidBody(str(exc)) from exc
+            except ImError:
+                raise
+            except Exception as exc:
+                raise self._fault(endpoint, caller, exc) from exc
+        except ImError as exc:
+            self.count_error(command_id, exc.code)
             raise
-        except Exception as exc:
-            raise self._fault(endpoint, caller, exc) from exc
 
     async def _perform(self, session: Caller, endpoint: _Endpoint, request: Any) -> dict[str, Any]:
         """Run a handler for somebody who waits for its fields."""
@@ -444,27 +513,33 @@ class Router:
     def _refuse_frame(self, session: Session, command_id: int, error: ProtocolError) -> None:
         """A frame that breaks the framing rules: an ERROR push, and the end where no boundary is known."""
         fields = {"code": error.code, "error": error.error, "message": str(error), "command": command_id}
-        session.send(encode_frame(ERROR, fields, (session.flags or 0) & JSON))
+        session.send(encode_frame(ERROR, fields, (session.flags or 0) & FORM))
         if error.fatal:
             session.go_away_silently()
 
     def _refuse_raw(self, session: Session, frame: Frame, error: ImError) -> None:
         """A request that is refused before or while its body is decoded."""
         command_id, flags, body, _ = frame
+        self.count_error(command_id, error.code)
         # A compressed one is refused without a look into it beyond a little: it would cost more than it is worth.
         rid = rid_of(body, flags, _LOOK_INTO_BYTES) if body else 0
-        session.send(_error_frame(command_id, rid, flags & JSON, error))
+        session.send(_error_frame(command_id, rid, flags & FORM, error))
 
     def _fail(self, session: Session, endpoint: _Endpoint, rid: int, flags: int, error: ImError) -> None:
         """The answer of a `def` handler that refused: it too may rest on what is not yet durable."""
-        frame = _error_frame(endpoint.command_id, rid, flags & JSON, error)
+        self.count_error(endpoint.command_id, error.code)
+        frame = _error_frame(endpoint.command_id, rid, flags & FORM, error)
         self._shard.hold(session, frame, rid, None)
 
     def _fail_now(self, session: Session, endpoint: _Endpoint, rid: int, flags: int, error: ImError) -> None:
-        session.send(_error_frame(endpoint.command_id, rid, flags & JSON, error))
+        self.count_error(endpoint.command_id, error.code)
+        session.send(_error_frame(endpoint.command_id, rid, flags & FORM, error))
 
     def _fault(self, endpoint: _Endpoint, session: Caller, exc: Exception) -> ImError:
-        """What the client is told of an exception that no handler should let out."""
+        return self.fault(endpoint.command.name, endpoint.command_id, endpoint.owner, session, exc)
+
+    def fault(self, name: str, command_id: int, owner: str, session: Caller, exc: Exception) -> ImError:
+        """What the client is told of an exception that should not have come this far; the log has the rest."""
         if isinstance(exc, BaseExceptionGroup):
             wanted, rest = exc.split(ImError)
             if wanted is not None and rest is None and len(wanted.exceptions) == 1:
@@ -476,9 +551,9 @@ class Router:
         trace_id = secrets.token_hex(8)
         self._log.error(
             "handler_fault",
-            command=endpoint.command_id,
-            name=endpoint.command.name,
-            plugin=endpoint.owner,
+            command=command_id,
+            name=name,
+            plugin=owner,
             user=session.user_id,
             session=session.session_id,
             trace_id=trace_id,
@@ -534,7 +609,7 @@ def _error_frame(command_id: int, rid: int, flags: int, error: ImError) -> bytes
 
 def _answer_frame(session: Session, command_id: int, rid: int, flags: int, fields: Mapping[str, Any]) -> bytes:
     """A request's answer, in its own encoding."""
-    return encode_frame(command_id, {"rid": rid, "code": 0, **fields}, flags & JSON | (session.flags or 0) & GZIP)
+    return encode_frame(command_id, {"rid": rid, "code": 0, **fields}, flags & FORM | (session.flags or 0) & GZIP)
 
 
 def check_scope(scopes: frozenset[str], owner: str, name: str) -> None:
@@ -564,7 +639,7 @@ def _not_stored() -> Unavailable:
 def refusal_of(frame: bytes, rid: int) -> bytes:
     """The answer to a request whose commit failed, in place of the one that was held."""
     command_id = frame[4] << 8 | frame[5]
-    return _error_frame(command_id, rid, frame[7] & JSON, _not_stored())
+    return _error_frame(command_id, rid, frame[7] & FORM, _not_stored())
 
 
 def _over_rate(excess_s: float) -> RateLimited:

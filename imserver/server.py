@@ -7,6 +7,7 @@ stop:  listeners → GOAWAY → what is in flight → the plugins' `on_stop` →
 from __future__ import annotations
 
 import gc
+import ipaddress
 import os
 import signal
 import socket
@@ -14,6 +15,7 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import trio
 
@@ -25,11 +27,14 @@ from imserver.config import Config
 from imserver.connection import add_connection_commands
 from imserver.conversations import Conversations
 from imserver.directory import Directory
+from imserver.doors import HttpDoors, frames_door
 from imserver.errors import ConfigError, ImserverError, StartError
-from imserver.http.health import HealthHandler
-from imserver.http.server import HttpServer
+from imserver.figures import Figures
+from imserver.http.app import build_app
+from imserver.http.asgi import ASGIApp
+from imserver.http.discover import Endpoints
 from imserver.journal import Journal
-from imserver.listeners import Listener, bind, shown_address
+from imserver.listeners import Door, Listener, bind, shown_address
 from imserver.log import get_logger
 from imserver.metrics import Metrics
 from imserver.plugin_loader import Registry, load_plugins
@@ -38,6 +43,7 @@ from imserver.shard import Shard
 from imserver.snowflake import Snowflakes
 from imserver.storage.database import Database
 from imserver.storage.messages import MessageStore
+from imserver.tls import ServerTls
 
 #: How often read cursors that ran ahead by own messages are written; a crash makes the next start work them out.
 _FOLD_INTERVAL_S = 1.0
@@ -103,7 +109,7 @@ class Server:
         self._table.add(self._registry.commands)
         self.directory = Directory()
         self.shards: list[Shard] = []
-        self._listeners: list[tuple[Shard, Listener]] = []
+        self._frame_listeners: list[tuple[Shard, Listener]] = []
         #: host:port of each listener, once it is ready.
         self.tcp_addresses: list[str] = []
         self.http_addresses: list[str] = []
@@ -113,9 +119,7 @@ class Server:
 
     def _build(self) -> tuple[Database, Journal]:
         config = self._config
-        if config.tls is not None:
-            # Never serve in the clear what was meant to be encrypted.
-            raise StartError("[tls] is set, but this version cannot serve TLS yet: remove it, and put a TLS proxy in front")
+        self._tls = None if config.tls is None else ServerTls(config.tls)
         load_secret(config.auth.secret_file)
         database = Database(config.server.data_dir, self._registry.migrations)
         store = MessageStore(database, self._clock)
@@ -146,6 +150,11 @@ class Server:
             )
             for index in range(shard_count(config))
         ]
+        self._figures = Figures(self.shards, journal, self.directory, self._clock, self._registry.plugins)
+        if self._tls is not None:
+            self._figures.certificate_expires_at_ms = partial(_expires_at_ms, self._tls)
+        for shard in self.shards:
+            shard.figures = self._figures
         journal.start(self.shards)
         return database, journal
 
@@ -167,10 +176,9 @@ class Server:
                 try:
                     with _stop_requests(stop) as wait_for_stop:
                         await self._start_plugins(first)
-                        self._listen()
+                        self._listen(journal)
                         nursery.start_soon(self._fold_cursors, first)
-                        http_sockets = self._bind_http()
-                        nursery.start_soon(HttpServer(self._health(journal)).serve, http_sockets)
+                        nursery.start_soon(self._reload)
                         self.is_ready = True
                         self._log.info(
                             "ready",
@@ -213,27 +221,68 @@ class Server:
                 self._log.exception("plugin_start_fault", plugin=plugin.name)
                 raise StartError(f"plugin {plugin.name} cannot start: {exc!r}") from exc
 
-    def _listen(self) -> None:
-        for address in self._config.tcp.listen:
-            sockets = bind(address, len(self.shards))
-            self.tcp_addresses.append(shown_address(sockets[0]))
+    def _listen(self, journal: Journal) -> None:
+        config = self._config
+        frames = frames_door(config, self._tls)
+        doors = HttpDoors(config, self.shards, lambda shard: self._app(shard, journal))
+        self._figures.http_connections = lambda index: doors.servers[index].connections
+        http = doors.door(self._tls)
+        bound: list[tuple[Door, list[socket.socket]]] = []
+        for door, addresses, shown in (
+            (frames, config.tcp.listen, self.tcp_addresses),
+            (http, config.http.listen, self.http_addresses),
+        ):
+            for address in addresses:
+                sockets = bind(address, len(self.shards))
+                bound.append((door, sockets))
+                shown.append(shown_address(sockets[0]))
+                self._warn_of_plaintext(sockets[0])
+        # Only now: the application tells clients where the listeners are.
+        for door, sockets in bound:
             for shard, sock in zip(self.shards, sockets, strict=True):
-                # Adding to another shard's epoll is safe: nothing is dealt with before its thread looks.
-                shard.post(lambda shard=shard, sock=sock: self._listeners.append((shard, Listener(shard, sock))))  # type: ignore[misc]
+                shard.post(partial(self._add_listener, shard, sock, door))
 
-    def _bind_http(self) -> list[socket.socket]:
-        sockets = [bind(address, 1)[0] for address in self._config.http.listen]
-        self.http_addresses += [shown_address(sock) for sock in sockets]
-        return sockets
+    def _add_listener(self, shard: Shard, sock: socket.socket, door: Door) -> None:
+        listener = Listener(shard, sock, door)
+        if not door.is_http:  # a draining server still answers /readyz
+            self._frame_listeners.append((shard, listener))
 
-    def _health(self, journal: Journal) -> HealthHandler:
-        checks: dict[str, Callable[[], bool]] = {
+    def _warn_of_plaintext(self, sock: socket.socket) -> None:
+        host = sock.getsockname()[0].partition("%")[0]
+        if self._tls is None and not ipaddress.ip_address(host).is_loopback:
+            self._log.warning(
+                "plaintext",
+                address=shown_address(sock),
+                advice="passwords and messages travel unencrypted: set [tls], or listen on loopback behind a TLS proxy",
+            )
+
+    async def _reload(self) -> None:
+        """Read the certificate again at SIGHUP."""
+        if threading.current_thread() is not threading.main_thread():
+            return  # a server inside another program, whose signals are not ours
+        with trio.open_signal_receiver(signal.SIGHUP) as signals:
+            async for _ in signals:
+                if self._tls is None:
+                    self._log.info("nothing_to_reload", advice="SIGHUP reads the files of [tls] again; there is none")
+                else:
+                    await trio.to_thread.run_sync(self._tls.reload)
+
+    def _app(self, shard: Shard, journal: Journal) -> ASGIApp:
+        return build_app(
+            shard, checks=self._checks(journal), metrics=Metrics(self._figures).render, endpoints=self._endpoints
+        )
+
+    def _endpoints(self) -> Endpoints:
+        server = self._config.server
+        return Endpoints(server.name, server.node, self.tcp_addresses, self.http_addresses, self._tls is not None)
+
+    def _checks(self, journal: Journal) -> dict[str, Callable[[], bool]]:
+        return {
             "listening": lambda: self.is_ready,
             "storage": lambda: journal.is_healthy,
             # A handler that blocks its shard stops that shard's clock: seen from here when it is another thread's.
             "shards": lambda: all(self._clock.monotonic() - shard.now < _STALLED_S for shard in self.shards),
         }
-        return HealthHandler(checks, Metrics(self.shards, journal, self.directory).render)
 
     async def _fold_cursors(self, shard: Shard) -> None:
         """Write the read cursors that own messages moved, a second's worth at a time."""
@@ -246,7 +295,7 @@ class Server:
     async def _drain(self, first: Shard, journal: Journal) -> None:
         """Stop accepting, tell the clients, finish and commit what is in flight."""
         self.is_ready = False
-        for shard, listener in self._listeners:
+        for shard, listener in self._frame_listeners:
             shard.post(listener.close)
         for shard in self.shards:
             shard.post(shard.begin_drain)
@@ -267,6 +316,10 @@ class Server:
         with trio.move_on_after(LINGER_S):
             while not (journal.is_quiet and not any(shard.sessions for shard in self.shards)):  # noqa: ASYNC110
                 await trio.sleep(_DRAIN_LOOK_S)
+
+
+def _expires_at_ms(tls: ServerTls) -> int:
+    return int(tls.expires_at.timestamp() * 1000)
 
 
 @contextmanager

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from imserver.caller import Caller
+from imserver.identity import Credentials
 from imserver.protocol.body import encode_frame
-from imserver.protocol.frame import GZIP, JSON, Frame, FrameDecoder, command_of
+from imserver.protocol.frame import FORM, GZIP, TEXT, Frame, FrameDecoder, command_of
 from imserver.reactor import BROKEN, READ, WRITE
+from imserver.tls import TlsSocket
 
 if TYPE_CHECKING:
     from imserver.shard import Shard
@@ -51,8 +53,11 @@ class Session(Caller):
     __slots__ = (
         "_drain_waiters",
         "_interceptor",
+        "_is_secure",
         "_read_paused",
         "_socket",
+        "_tls",
+        "_unsent",
         "_wants_write",
         "backlog",
         "closing_notice",
@@ -74,9 +79,11 @@ class Session(Caller):
 
     is_live = True
 
-    def __init__(self, shard: Shard, sock: socket.socket, address: str) -> None:
+    def __init__(self, shard: Shard, sock: socket.socket | TlsSocket, address: str) -> None:
         super().__init__(shard, address)
         self._socket = sock
+        self._tls = sock if isinstance(sock, TlsSocket) else None
+        self._is_secure = self._tls is not None and self._tls.handshake_done
         self.opened_at = self.heard_at = shard.now
         self.state = State.OPEN
         self.decoder = FrameDecoder(min(MAX_FRAME_BEFORE_LOGIN_BYTES, shard.limits.max_frame_bytes))
@@ -93,6 +100,8 @@ class Session(Caller):
         #: What goes out next; frames that wait for a commit are not here but in the journal's batches.
         self.out: deque[bytes] = deque()
         self.out_bytes = 0
+        #: Bytes on their way, which the kernel did not take yet: whole frames but for what is cut off at the front.
+        self._unsent = b""
         self._drain_waiters: list[trio.Event] = []
         self.is_dirty = False  # in the shard's list of outboxes to write
         #: Nothing special about sending to it: open, no gate, no interceptor.
@@ -145,23 +154,43 @@ class Session(Caller):
         try:
             count = self._socket.recv_into(buffer)
         except BlockingIOError:
+            if self._tls is not None:
+                self._see_handshake(self._tls)
             return
         except OSError:
+            if self._tls is not None and self._tls.failure is not None:
+                shard.log.debug("tls_failed", address=self.address, reason=self._tls.failure)
             self.lose()
             return
         if count == 0:
             self._end_of_input()
             return
         self.heard_at = shard.now
+        if self._tls is not None:
+            self._see_handshake(self._tls)
         if self.state is not State.OPEN:
             return  # drained, so that the peer reads our GOAWAY and not a reset
-        dispatch = shard.router.dispatch
-        for frame in self.decoder.receive(shard.read_view[:count]):
+        self._take(shard.read_view[:count])
+
+    def _take(self, data: memoryview) -> None:
+        """Carry out what has come. The data is good until this returns."""
+        dispatch = self.shard.router.dispatch
+        for frame in self.decoder.receive(data):
             dispatch(self, frame)
+
+    def _see_handshake(self, tls: TlsSocket) -> None:
+        """The handshake may have come a step further."""
+        if self._is_secure or not tls.handshake_done:
+            return
+        self._is_secure = True
+        self._mark_dirty()  # what was to be sent could not be
+        certificate = tls.peer_certificate()
+        if certificate is not None:
+            self.shard.router.log_in(self, Credentials(certificate=certificate, address=self.address))
 
     def _end_of_input(self) -> None:
         """The peer sends no more. It may still read: answers that wait for the disk go out before we close."""
-        if self.state is State.CLOSING or not (self.shard.waiting or self.in_flight or self.out or self.backlog):
+        if self.state is State.CLOSING or not (self.shard.waiting or self.in_flight or self.has_output or self.backlog):
             self.lose()
             return
         self._begin_closing(cancel_tasks=False)
@@ -196,6 +225,10 @@ class Session(Caller):
             return
         self.out.append(frame)
         self.out_bytes += len(frame)
+        self._mark_dirty()
+
+    def _mark_dirty(self) -> None:
+        """The outbox is looked at when the tick ends."""
         if not self.is_dirty:
             self.is_dirty = True
             self.shard.dirty.append(self)
@@ -245,19 +278,22 @@ class Session(Caller):
         self.is_dirty = False
         if not self._wants_write:
             self._write()
-        if self.out_bytes > self.shard.limits.outbox_bytes and self.state is State.OPEN:
+        if self.queued_bytes > self.shard.limits.outbox_bytes and self.state is State.OPEN:
             self._give_up_slow_consumer()
 
+    @property
+    def has_output(self) -> bool:
+        """Something waits to be written."""
+        return bool(self.out or self._unsent)
+
+    @property
+    def queued_bytes(self) -> int:
+        """How much waits to be written."""
+        return self.out_bytes + len(self._unsent)
+
     def _write(self) -> None:
-        out = self.out
-        if out:
-            if len(out) == 1:
-                data = out.popleft()
-            elif self.out_bytes <= _WRITE_BYTES:
-                data = b"".join(out)
-                out.clear()
-            else:
-                data = self._next_bytes()
+        data = self._unsent or self._next_bytes()
+        if data:
             try:
                 sent = self._socket.send(data)
             except BlockingIOError:
@@ -265,24 +301,38 @@ class Session(Caller):
             except OSError:
                 self.lose()
                 return
-            self.out_bytes -= sent
-            if sent < len(data):
-                out.appendleft(data[sent:])
-        if self._wants_write != bool(out):
-            self._wants_write = bool(out)
+            self._unsent = data[sent:] if sent < len(data) else b""
+        wants_write = bool(self._unsent or self.out)
+        if self._tls is not None:
+            # Before the handshake is done nothing can be sent, however writable the socket is.
+            wants_write = not self._tls.flush() or (wants_write and self._tls.handshake_done)
+        if self._wants_write != wants_write:
+            self._wants_write = wants_write
             self._watch()
-        if not out:
+        if not (wants_write or self.has_output):
             self._on_drained()
 
     def _next_bytes(self) -> bytes:
-        """Frames for one send: a bounded part of a long outbox, so that no write copies all of it."""
+        """The outbox for one send, or a bounded part of a long one, so that no write copies all of it."""
         out = self.out
-        frames = [out.popleft()]
-        size = len(frames[0])
-        while out and size + len(out[0]) <= _WRITE_BYTES:
-            size += len(out[0])
-            frames.append(out.popleft())
-        return b"".join(frames)
+        if self.out_bytes <= _WRITE_BYTES:
+            data = out[0] if len(out) == 1 else b"".join(out)
+            out.clear()
+            self.out_bytes = 0
+            return data
+        return b"".join(self._next_frames())
+
+    def _next_frames(self) -> list[bytes]:
+        """Frames for one send."""
+        out = self.out
+        frames: list[bytes] = []
+        size = 0
+        while out and (not size or size + len(out[0]) <= _WRITE_BYTES):
+            frame = out.popleft()
+            size += len(frame)
+            frames.append(frame)
+        self.out_bytes -= size
+        return frames
 
     def _on_drained(self) -> None:
         for event in self._drain_waiters:
@@ -294,23 +344,21 @@ class Session(Caller):
     @property
     def is_backed_up(self) -> bool:
         """Much waits to be read by the peer: who can wait, should (`wait_drained`)."""
-        return self.out_bytes > self.shard.limits.outbox_bytes // 4
+        return self.queued_bytes > self.shard.limits.outbox_bytes // 4
 
     async def wait_drained(self) -> None:
         """Wait until the outbox is empty, or the session gone."""
-        while self.out and self.state is State.OPEN:
+        while self.has_output and self.state is State.OPEN:
             event = trio.Event()
             self._drain_waiters.append(event)
             self.shard.end_of_turn()
             await event.wait()
 
     def _give_up_slow_consumer(self) -> None:
-        self.shard.log.info("slow_consumer", user=self.user_id, session=self.session_id, bytes=self.out_bytes)
-        # The first is what a frame was cut in; the others will be found by SYNC.
-        first = self.out.popleft()
+        self.shard.log.info("slow_consumer", user=self.user_id, session=self.session_id, bytes=self.queued_bytes)
+        # What has begun to go out goes out, since a frame may be cut in it; the others will be found by SYNC.
         self.out.clear()
-        self.out.append(first)
-        self.out_bytes = len(first)
+        self.out_bytes = 0
         self.go_away("slow_consumer", "this client reads too slowly; reconnect and SYNC", code=503)
 
     # ------------------------------------------------------------ the end
@@ -328,7 +376,7 @@ class Session(Caller):
         fields: dict[str, Any] = {"code": code, "error": error, "message": message}
         if retry_after_ms is not None:
             fields["retry_after_ms"] = retry_after_ms
-        self.send(encode_frame(GOAWAY, fields, (self.flags or 0) & JSON))
+        self.send(encode_frame(GOAWAY, fields, (self.flags or 0) & FORM))
         self._begin_closing()
 
     def close_after_answer(self, error: str, message: str) -> None:
@@ -352,10 +400,8 @@ class Session(Caller):
         if self._read_paused:
             self._read_paused = False
             self._watch()
-        if not self.is_dirty:
-            self.is_dirty = True
-            self.shard.dirty.append(self)
-        if not self.out:
+        self._mark_dirty()
+        if not self.has_output:
             self.shard.reactor.wake()
 
     def _finish_closing(self) -> None:
@@ -368,6 +414,10 @@ class Session(Caller):
             self._socket.shutdown(socket.SHUT_WR)
         except OSError:
             self.lose()
+        else:
+            if self._tls is not None and self._tls.has_unsent:
+                self._wants_write = True  # the last of TLS's own, which `flush` sends and then ends our side
+                self._watch()
 
     def lose(self) -> None:
         """The connection is gone."""
@@ -379,6 +429,7 @@ class Session(Caller):
         self._set_plain()
         self.out.clear()
         self.out_bytes = 0
+        self._unsent = b""
         self.backlog = None
         self.gate = None
         self._on_drained()
@@ -427,14 +478,21 @@ class Session(Caller):
         if self.expires_at_ms is not None and self.shard.clock.now_ms() >= self.expires_at_ms:
             self.go_away("token_expired", "the token has expired; refresh it and authenticate again", code=401)
             return self.linger_until
-        silent_until = self.heard_at + SILENT_HEARTBEATS * self.shard.heartbeat_s
-        if self.backlog is None and now >= silent_until:
-            self.go_away("idle", "no frame for three heartbeats", code=408)
+        life_until = self._check_life(now)
+        if life_until is None:
             return self.linger_until
-        next_look = max(silent_until, now + 0.1)
+        next_look = max(life_until, now + 0.1)
         if self.expires_at_ms is not None:
             next_look = min(next_look, now + max(0.1, (self.expires_at_ms - self.shard.clock.now_ms()) / 1000))
         return next_look
+
+    def _check_life(self, now: float) -> float | None:
+        """Give up a peer that has been silent for too long; else when to look again."""
+        silent_until = self.heard_at + SILENT_HEARTBEATS * self.shard.heartbeat_s
+        if self.backlog is None and now >= silent_until:
+            self.go_away("idle", "no frame for three heartbeats", code=408)
+            return None
+        return silent_until
 
     # ------------------------------------------------------------ login
 
@@ -454,6 +512,11 @@ class Session(Caller):
         """Whether bodies sent to it may be compressed: an option of LOGIN."""
         flags = self.flags or 0
         self.flags = flags | GZIP if compress else flags & ~GZIP
+
+    def set_encoding(self, encoding: int) -> None:
+        """The encoding of pushes, JSON or 0: an option of HELLO. To a connection of text messages all is text."""
+        if not (self.flags or 0) & TEXT:
+            self.flags = (self.flags or 0) & GZIP | encoding
 
     # ------------------------------------------------------------ inner
 

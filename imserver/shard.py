@@ -8,7 +8,6 @@ outbox that got something is written. Work is batched by the tick, so the cost o
 from __future__ import annotations
 
 import random
-import socket
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from imserver.errors import StorageUnavailable
 from imserver.journal import DURABLE, OPEN, Batch, Held, Journal, Write
 from imserver.log import get_logger
 from imserver.protocol.body import encode_frame
-from imserver.protocol.frame import JSON
+from imserver.protocol.frame import FORM
 from imserver.reactor import Reactor
 from imserver.router import Router, refusal_of
 from imserver.section import Section
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from imserver.conversation import Conversation, Draft, Member
     from imserver.conversations import Conversations
     from imserver.directory import Directory
+    from imserver.figures import Figures
     from imserver.plugin_loader import Registry
     from imserver.storage.database import Database
     from imserver.storage.messages import MessageStore
@@ -85,6 +85,8 @@ class Shard:
         self.database = database
         self.store = store
         self.registry = registry
+        #: The whole server's; set when it is put together.
+        self.figures: Figures | None = None
         self.table = table
         self.random = random.Random()
         self.log = get_logger("shard").bind(shard=index)
@@ -136,9 +138,8 @@ class Shard:
 
         self.start_soon(guarded)
 
-    def accept(self, sock: socket.socket, address: str) -> None:
-        """A new connection. Its socket is non-blocking."""
-        session = Session(self, sock, address)
+    def accept(self, session: Session) -> None:
+        """A new connection, which the directory has admitted."""
         self.sessions.add(session)
         self.router.connected(session)
 
@@ -151,7 +152,7 @@ class Shard:
     def is_quiet(self) -> bool:
         """Nothing runs, nothing waits to be written."""
         return not (self.waiting or self.dirty or self._mailbox) and all(
-            not session.in_flight and not session.out for session in list(self.sessions)
+            not session.in_flight and not session.has_output for session in list(self.sessions)
         )
 
     def begin_drain(self) -> None:
@@ -159,7 +160,7 @@ class Shard:
         self.router.is_draining = True
         fields = {"code": 503, "error": "draining", "message": "the server is stopping; reconnect", "retry_after_ms": 1000}
         for session in self.sessions:
-            session.send(encode_frame(GOAWAY, fields, (session.flags or 0) & JSON))
+            session.send(encode_frame(GOAWAY, fields, (session.flags or 0) & FORM))
 
     def go_away(self) -> None:
         """Close every session once its outbox is written."""

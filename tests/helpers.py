@@ -26,6 +26,7 @@ from imserver.errors import NotLoaded, StorageUnavailable
 from imserver.journal import DURABLE, Journal
 from imserver.plugin import ANYONE, Plugin, command
 from imserver.plugin_loader import Registry
+from imserver.session import Session
 from imserver.shard import Shard
 from imserver.snowflake import Snowflakes
 from imserver.storage.database import Database
@@ -364,7 +365,7 @@ class Rig:
         address = "127.0.0.1"
         assert self.directory.admit(address, max_connections=100_000, per_address=None) is None
         before = set(self.shards[shard].sessions)
-        self.shards[shard].accept(theirs, address)
+        self.shards[shard].accept(Session(self.shards[shard], theirs, address))
         (session,) = self.shards[shard].sessions - before
         peer = Peer(ours, session, flags)
         self.peers.append(peer)

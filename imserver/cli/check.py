@@ -16,7 +16,7 @@ from imserver.errors import ConfigError, ImserverError
 def check(ctx: click.Context) -> None:
     """Validate the configuration, and print `ok` and the settings in effect (secrets masked).
 
-    The settings of the plugins are validated too, and the secret file if there is one. No socket is opened, and the
+    The settings of the plugins are validated too, the secret file if there is one, and the certificate. No socket is opened, and the
     database is not touched.
 
     Exit status: 0, or 2 if something is wrong.
@@ -25,11 +25,14 @@ def check(ctx: click.Context) -> None:
     from imserver.auth.secret import read_secret
     from imserver.config import as_plain
     from imserver.plugin_loader import load_plugins
+    from imserver.tls import ServerTls
 
     try:
         registry = load_plugins(config)
         with suppress(FileNotFoundError):  # it is made at the first start
             read_secret(config.auth.secret_file)
+        if config.tls is not None:
+            ServerTls(config.tls)
     except ConfigError:
         raise
     except ImserverError as exc:

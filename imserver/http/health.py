@@ -8,13 +8,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
-from imserver.http.server import Request, Response
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 
-class HealthHandler:
+class Health:
     """Answers the four paths.
 
     Args:
@@ -25,38 +25,30 @@ class HealthHandler:
     def __init__(self, checks: Mapping[str, Callable[[], bool]], metrics: Callable[[], tuple[bytes, str]]) -> None:
         self._checks = checks
         self._metrics = metrics
-
-    async def __call__(self, request: Request) -> Response:
-        """See `imserver.http.server.Handler`."""
-        routes = {
+        #: path -> who answers it
+        self.routes: Mapping[str, Callable[[Request], Awaitable[Response]]] = {
             "/livez": self._live,
             "/healthz": self._health,
             "/readyz": self._ready,
             "/metrics": self._scrape,
         }
-        route = routes.get(request.path)
-        if route is None:
-            return Response(404, b"not found; there are " + ", ".join(routes).encode() + b"\n")
-        if request.method not in ("GET", "HEAD"):
-            return Response(405, b"only GET and HEAD\n", headers=[("Allow", "GET, HEAD")])
-        return route()
 
-    def _live(self) -> Response:
-        return Response(200, b"alive\n")
+    async def _live(self, request: Request) -> Response:
+        return PlainTextResponse("alive\n")
 
     def _results(self) -> dict[str, bool]:
         return {name: check() for name, check in self._checks.items()}
 
-    def _health(self) -> Response:
+    async def _health(self, request: Request) -> Response:
         checks = {name: "ok" if passed else "failing" for name, passed in self._results().items()}
-        return Response(200, json.dumps({"status": "alive", "checks": checks}).encode() + b"\n", "application/json")
+        return JSONResponse({"status": "alive", "checks": checks})
 
-    def _ready(self) -> Response:
+    async def _ready(self, request: Request) -> Response:
         failing = [name for name, passed in self._results().items() if not passed]
         if failing:
-            return Response(503, f"not ready: {', '.join(failing)}\n".encode())
-        return Response(200, b"ready\n")
+            return PlainTextResponse(f"not ready: {', '.join(failing)}\n", 503)
+        return PlainTextResponse("ready\n")
 
-    def _scrape(self) -> Response:
+    async def _scrape(self, request: Request) -> Response:
         body, content_type = self._metrics()
-        return Response(200, body, content_type)
+        return Response(body, headers={"Content-Type": content_type})

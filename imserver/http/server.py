@@ -1,262 +1,197 @@
-"""HTTP/1.1 over h11: one Trio task a connection, and a deadline for every wait.
+"""HTTP/1.1 in front of an ASGI app: one Trio task a connection, and a deadline for every wait.
 
-Limits, with their precedents: a head of 16 KiB (nginx and Apache allow 8 to 32), 10 s for it to come (OWASP on slow
-clients), 64 KiB of body, 60 s between requests, 1,000 connections at once.
-
-What cannot be understood in one way only is refused, because a proxy in front may have understood it in the other one
-(request smuggling): a length beside chunks, another major version of HTTP.
+The way of a request: `stream.py` has the bytes, `head.py` and `body.py` read them in one way only, `connection.py` keeps
+the deadlines, `asgi.py` lets the app answer. Here are the life of a connection, the bounds on their number, and the door
+to WebSocket. The bounds are in `limits.py`.
 """
 
 from __future__ import annotations
 
-import re
-import socket
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from email.utils import formatdate
-from http import HTTPStatus
+import secrets
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
 import attrs
-import h11
 import trio
 
-import imserver
+from imserver.http.asgi import ASGIApp, Outcome, Peer, run_app
+from imserver.http.connection import HttpConnection
+from imserver.http.errors import HttpError
+from imserver.http.forwarded import Network, client_address, client_scheme, is_trusted
+from imserver.http.head import Head
+from imserver.http.limits import HttpLimits
+from imserver.http.stream import READ_BYTES, SocketLike, SocketStream
 from imserver.log import get_logger
 
-MAX_HEAD_BYTES = 16 * 1024
-MAX_BODY_BYTES = 64 * 1024
-MAX_CONNECTIONS = 1000
-#: Beyond MAX_CONNECTIONS so many at once are told why; those beyond are closed without a word. Arbitrary, and small.
-MAX_REFUSALS = 100
-HEAD_TIMEOUT_S = 10.0
-BODY_TIMEOUT_S = 10.0
-WRITE_TIMEOUT_S = 10.0
-KEEP_ALIVE_S = 60.0
-HANDLER_TIMEOUT_S = 10.0
-LINGER_S = 1.0
-LINGER_BYTES = 1 << 20
-_READ_BYTES = 16 * 1024
-_ORIGIN = re.compile(r"https?://[^/?#]*", re.IGNORECASE)
+__all__ = ["Accepted", "HttpLimits", "HttpServer", "Refused", "SocketLike", "UpgradeRequest", "Upgrader"]
+
+_RETRY_AFTER_S = 5
 
 
 @attrs.frozen
-class Request:
-    """A request as parsed; header names are lower case, `path` and `query` as they came (percent-encoded)."""
+class UpgradeRequest:
+    """A GET with `Upgrade: websocket`; header names are lower case, `path` is decoded, `query` as it came."""
 
-    method: str
     path: str
     query: str
     headers: Sequence[tuple[bytes, bytes]]
-    body: bytes
+    address: str
+    is_secure: bool
+    certificate: Mapping[str, Any] | None
 
 
 @attrs.frozen
-class Response:
-    """An answer. Content-Length, Date, Server and Connection are the server's matter."""
+class Accepted:
+    """The connection changes its protocol.
+
+    Attributes:
+        headers: of the answer 101.
+        take_over: gets the socket, still open, and what was read of it beyond the request; from then on they are its own.
+    """
+
+    headers: Sequence[tuple[str, str]]
+    take_over: Callable[[SocketLike, bytes], None]
+
+
+@attrs.frozen
+class Refused:
+    """It does not; the connection ends with this answer."""
 
     status: int
-    body: bytes = b""
-    content_type: str = "text/plain; charset=utf-8"
+    message: str
     headers: Sequence[tuple[str, str]] = ()
 
 
-Handler = Callable[[Request], Awaitable[Response]]
-
-
-class _Refused(Exception):
-    """The request is answered by this and the connection closed."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.response = Response(status, message.encode() + b"\n")
+Upgrader = Callable[[UpgradeRequest], Awaitable[Accepted | Refused]]
 
 
 class HttpServer:
-    """Serves HTTP on listening sockets.
+    """Serves the HTTP connections of one shard, in its thread.
 
     Args:
-        handle: answers one request; what it raises costs its client a 500 and nobody else anything.
+        app: an ASGI 3 app; what it raises costs its client a 500 and nobody else anything.
+        upgrade: asked by each request for WebSocket; None: those are answered by the app, as if nobody had asked.
+        trusted_proxies: whose X-Forwarded-For and X-Forwarded-Proto are believed.
     """
 
-    def __init__(self, handle: Handler) -> None:
-        self._handle = handle
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        upgrade: Upgrader | None = None,
+        limits: HttpLimits | None = None,
+        trusted_proxies: Sequence[Network] = (),
+    ) -> None:
+        self._app = app
+        self._upgrade = upgrade
+        self._limits = HttpLimits() if limits is None else limits
+        self._trusted = tuple(trusted_proxies)
+        self._scratch = bytearray(READ_BYTES)
         self._log = get_logger("http")
+        #: Open HTTP connections; those that have become WebSockets are none.
         self.connections = 0
 
-    async def serve(self, sockets: Iterable[socket.socket]) -> None:
-        """Serve until cancelled. Accept errors are survived as `trio.serve_listeners` documents (EMFILE: 100 ms pause)."""
-        listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(sock)) for sock in sockets]
-        if listeners:
-            await trio.serve_listeners(self._serve_connection, listeners)
+    async def serve_connection(
+        self, sock: SocketLike, address: str, *, is_secure: bool = False, local: str = "127.0.0.1:8080"
+    ) -> None:
+        """Serve a socket to its end, and close it; one that was upgraded belongs to who took it over.
 
-    async def _serve_connection(self, stream: trio.abc.Stream) -> None:
-        """Nothing that one client does may leave this: beyond it is the nursery that the whole server lives in."""
+        Nothing that one client does leaves this: beyond it is the nursery that the whole shard lives in.
+
+        Args:
+            sock: non-blocking.
+            address: the peer's IP address.
+            is_secure: there is TLS, if not here then before us; a TLS socket tells so itself.
+            local: host:port of the listener, as a person writes it.
+        """
+        stream = SocketStream(sock, self._scratch)
         self.connections += 1
         try:
-            if self.connections <= MAX_CONNECTIONS:
-                await self._serve_requests(_Connection(stream))
-            elif self.connections <= MAX_CONNECTIONS + MAX_REFUSALS:
-                await _Connection(stream).refuse(Response(503, b"too many HTTP connections; try again later\n"))
-        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
+            connection = HttpConnection(stream, self._limits)
+            if self.connections <= self._limits.max_connections:
+                await self._serve_requests(connection, _Here(stream, address, is_secure, local))
+            elif self.connections <= self._limits.max_connections + self._limits.max_refusals:
+                await self._refuse_connection(stream, connection)
+        except (trio.BrokenResourceError, trio.TooSlowError):
             pass  # the client is gone, or too slow to be kept
         except Exception:
             self._log.exception("http_fault")
         finally:
             self.connections -= 1
-            await trio.aclose_forcefully(stream)
+            stream.close()
 
-    async def _serve_requests(self, connection: _Connection) -> None:
+    async def _refuse_connection(self, stream: SocketStream, connection: HttpConnection) -> None:
+        if stream.tls is not None:
+            return  # a word would cost a handshake
+        headers = [("Retry-After", str(_RETRY_AFTER_S))]
+        await connection.refuse(HttpError(503, "too many HTTP connections; try again later", headers=headers))
+        await connection.linger()
+
+    async def _serve_requests(self, connection: HttpConnection, here: _Here) -> None:
         try:
-            while await self._serve_request(connection):
-                pass
-        except _Refused as refused:
-            await connection.refuse(refused.response)
-        else:
+            outcome = Outcome.GO_ON
+            while outcome is Outcome.GO_ON:
+                head = await connection.next_head()
+                if head is None:
+                    outcome = Outcome.END
+                elif self._upgrade is not None and head.is_websocket:
+                    outcome = await self._serve_upgrade(self._upgrade, connection, head, here)
+                else:
+                    outcome = await run_app(self._app, connection, head, self._peer(head, here), self._limits)
+        except HttpError as refusal:
+            await connection.refuse(refusal)
+            outcome = Outcome.END
+        if outcome is Outcome.END:
             await connection.linger()
 
-    async def _serve_request(self, connection: _Connection) -> bool:
-        """One request and its answer; returns whether another may follow."""
-        request = await connection.next_request()
-        if request is None:  # the client has ended the connection, or been idle for too long
-            return False
+    def _peer(self, head: Head, here: _Here) -> Peer:
+        tls = here.stream.tls
+        address, scheme = here.address, "https" if here.is_secure or tls is not None else "http"
+        if self._trusted and is_trusted(address, self._trusted):
+            address, scheme = client_address(head, address, self._trusted), client_scheme(head, scheme)
+        return Peer(address, scheme, here.server, None if tls is None else tls.peer_certificate())
+
+    async def _serve_upgrade(self, upgrade: Upgrader, connection: HttpConnection, head: Head, here: _Here) -> Outcome:
+        if head.length != 0:
+            raise HttpError(400, "a request for another protocol has no body")
+        peer = self._peer(head, here)
+        request = UpgradeRequest(
+            path=head.path,
+            query=head.query.decode("ascii"),
+            headers=head.headers,
+            address=peer.address,
+            is_secure=peer.scheme == "https",
+            certificate=peer.certificate,
+        )
         try:
-            with trio.fail_after(HANDLER_TIMEOUT_S):
-                response = await self._handle(request)
+            with trio.fail_after(self._limits.handler_timeout_s):
+                answer = await upgrade(request)
         except trio.TooSlowError:
-            response = Response(504, b"the request ran past its deadline\n")
+            raise HttpError(504, "the request ran past its deadline; try again later") from None
+        except Exception as exc:
+            trace_id = secrets.token_hex(8)
+            self._log.exception("http_upgrade_fault", path=head.path, trace_id=trace_id)
+            raise HttpError(500, f"the server made a mistake; its log has the details under {trace_id}") from exc
+        if isinstance(answer, Refused):
+            raise HttpError(answer.status, answer.message, headers=answer.headers)
+        unread = await connection.switch_protocol(answer.headers)
+        sock = here.stream.detach()
+        try:
+            answer.take_over(sock, unread)
         except Exception:
-            self._log.exception("http_handler_fault", path=request.path)
-            response = Response(500, b"the server made a mistake; its log has the details\n")
-        return await connection.answer(response)
+            sock.close()
+            raise
+        return Outcome.ABORT
 
 
-class _Connection:
-    """One client: h11's state machine over a stream."""
+class _Here:
+    """Our end of a connection."""
 
-    def __init__(self, stream: trio.abc.Stream) -> None:
-        self._stream = stream
-        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
-        self._is_first = True
-        #: The request is a HEAD: whatever is answered, a refusal too, goes without its body.
-        self._is_head = False
+    __slots__ = ("address", "is_secure", "server", "stream")
 
-    async def next_request(self) -> Request | None:
-        """The next request, whole; None at the end of the connection.
-
-        Raises:
-            _Refused: it breaks HTTP or a limit.
-            trio.TooSlowError: it does not come in time.
-        """
-        if not self._is_first and not self._h11.trailing_data[0]:
-            with trio.move_on_after(KEEP_ALIVE_S) as idle:
-                if not await self._receive():
-                    return None
-            if idle.cancelled_caught:
-                return None
-        self._is_first = self._is_head = False
-        with trio.fail_after(HEAD_TIMEOUT_S):
-            head = await self._next_event()
-        if not isinstance(head, h11.Request):
-            return None
-        self._is_head = head.method == b"HEAD"
-        self._check_head(head)
-        with trio.fail_after(BODY_TIMEOUT_S):
-            body = await self._read_body()
-        path, query = _split_target(head.target)
-        return Request(head.method.decode("latin-1"), path, query, list(head.headers), body)
-
-    def _check_head(self, head: h11.Request) -> None:
-        """What h11 lets pass, and this server does not."""
-        if not head.http_version.startswith(b"1."):
-            raise _Refused(505, "this server speaks HTTP/1.1")
-        headers = dict(head.headers)
-        length = headers.get(b"content-length")
-        if length is not None and b"transfer-encoding" in headers:
-            raise _Refused(400, "a request has Content-Length or Transfer-Encoding, not both")
-        if length is not None and int(length) > MAX_BODY_BYTES:  # h11 has seen that these are digits, and not many
-            raise _too_large()
-
-    async def _read_body(self) -> bytes:
-        body = bytearray()
-        if self._h11.they_are_waiting_for_100_continue:
-            await self._send(h11.InformationalResponse(status_code=100, headers=[]))
-        while True:
-            event = await self._next_event()
-            if isinstance(event, h11.EndOfMessage):
-                return bytes(body)
-            if not isinstance(event, h11.Data):
-                raise _Refused(400, "the request ends before its body does")
-            body += event.data
-            if len(body) > MAX_BODY_BYTES:
-                raise _too_large()
-
-    async def _next_event(self) -> object:
-        while True:
-            try:
-                event = self._h11.next_event()
-            except h11.RemoteProtocolError as exc:
-                raise _Refused(exc.error_status_hint, "this is no valid HTTP request") from exc
-            if event is not h11.NEED_DATA:
-                return event
-            await self._receive()
-
-    async def _receive(self) -> bool:
-        """Hand the next bytes to h11; returns False at the end of the stream."""
-        data = await self._stream.receive_some(_READ_BYTES)
-        self._h11.receive_data(bytes(data))
-        return bool(data)
-
-    async def answer(self, response: Response) -> bool:
-        """Send an answer; returns whether the connection goes on."""
-        headers = [
-            ("Date", formatdate(usegmt=True)),
-            ("Server", f"imserver/{imserver.__version__}"),
-            ("Content-Type", response.content_type),
-            ("Content-Length", str(len(response.body))),
-            ("Cache-Control", "no-store"),
-            ("X-Content-Type-Options", "nosniff"),
-            *response.headers,
-        ]
-        reason = HTTPStatus(response.status).phrase.encode()
-        events: list[h11.Event] = [h11.Response(status_code=response.status, headers=headers, reason=reason)]
-        if not self._is_head:
-            events.append(h11.Data(data=response.body))
-        await self._send(*events, h11.EndOfMessage())
-        if self._h11.our_state is h11.MUST_CLOSE or self._h11.their_state is not h11.DONE:
-            return False
-        self._h11.start_next_cycle()
-        return True
-
-    async def refuse(self, response: Response) -> None:
-        """Answer a request that cannot be read to its end, as far as that is possible, and say that this is the end."""
-        if self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            await self.answer(attrs.evolve(response, headers=[*response.headers, ("Connection", "close")]))
-            await self.linger()
-
-    async def linger(self) -> None:
-        """Take a little of what still comes: closing on unread bytes would reset the connection and lose the answer."""
-        if isinstance(self._stream, trio.abc.HalfCloseableStream):
-            await self._stream.send_eof()
-        left = LINGER_BYTES
-        with trio.move_on_after(LINGER_S):
-            while left > 0 and (data := await self._stream.receive_some(_READ_BYTES)):
-                left -= len(data)
-
-    async def _send(self, *events: h11.Event) -> None:
-        data = b"".join(self._h11.send(event) or b"" for event in events)
-        if data:
-            with trio.fail_after(WRITE_TIMEOUT_S):
-                await self._stream.send_all(data)
-
-
-def _too_large() -> _Refused:
-    return _Refused(413, f"a body has at most {MAX_BODY_BYTES} bytes")
-
-
-def _split_target(target: bytes) -> tuple[str, str]:
-    """(path, query) of a request target; a server must take the absolute form too (RFC 9112, section 3.2.2)."""
-    text = target.decode("latin-1")
-    absolute = _ORIGIN.match(text)
-    if absolute is not None:
-        text = text[absolute.end() :]
-    path, _, query = text.partition("?")
-    return path or "/", query
+    def __init__(self, stream: SocketStream, address: str, is_secure: bool, local: str) -> None:
+        self.stream = stream
+        self.address = address
+        self.is_secure = is_secure
+        host, _, port = local.rpartition(":")
+        self.server: tuple[str, int | None] = (host.strip("[]"), int(port)) if port.isdigit() else (local, None)

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from imserver.errors import InvalidBody, ProtocolError
-from imserver.protocol.frame import GZIP, HEADER_BYTES, JSON, PLAIN, pack_frame, pack_header
+from imserver.protocol.frame import FORM, GZIP, HEADER_BYTES, JSON, PLAIN, TEXT, pack_frame, pack_header
 
 #: A server compresses only bodies above this, and only for a connection that asked for it.
 COMPRESS_ABOVE_BYTES = 1024
@@ -138,18 +138,19 @@ def encode_frame(command: int, fields: Any, flags: int = 0) -> bytes:
 
     Args:
         fields: a mapping with string keys, an attrs instance or a `msgspec.Struct`.
-        flags: JSON selects the encoding; GZIP allows compression, which is used where it makes the body smaller.
+        flags: JSON selects the encoding; TEXT goes with it and says how the frame travels. GZIP allows compression, which
+            is used where it makes the body smaller.
     """
     if not flags:  # nearly always
         body = encode_msgpack(fields)
         return pack_header(HEADER_BYTES + len(body), command, PLAIN) + body
     body = encode_json(fields) if flags & JSON else encode_msgpack(fields)
-    if flags & GZIP and len(body) > COMPRESS_ABOVE_BYTES:
+    if flags & (GZIP | TEXT) == GZIP and len(body) > COMPRESS_ABOVE_BYTES:
         compressor = zlib.compressobj(level=1, wbits=31)
         packed = compressor.compress(body) + compressor.flush()
         if len(packed) < len(body):
             return pack_frame(command, packed, flags)
-    return pack_frame(command, body, flags & JSON)
+    return pack_frame(command, body, flags & FORM)
 
 
 def fields_of(result: Any) -> Mapping[str, Any]:

@@ -17,6 +17,10 @@ GZIP = 0x01  # flag: the body is gzip-compressed
 JSON = 0x02  # flag: the body is UTF-8 JSON instead of MessagePack
 _KNOWN_FLAGS = GZIP | JSON
 
+TEXT = 0x80  # inside the server alone: a JSON frame that travels as a text message of a WebSocket (protocol, section 6)
+#: The flags of a request that its answer has, too.
+FORM = JSON | TEXT
+
 # Version and flags are read as one number: one comparison tells a good header.
 _HEADER = Struct(">IHH")
 _VERSION_BITS = VERSION << 8

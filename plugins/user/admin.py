@@ -1,4 +1,4 @@
-"""What the command line does to users, beside a running server or without one.
+"""What the command line does to users and API keys, beside a running server or without one.
 
 A running server notices within two seconds (`background.py`): each change leaves a row in `user_changes`.
 """
@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from imserver.plugin import Conflict, InvalidBody, NotFound, auth, offline_database
-from imserver_plugins.user import store
+from imserver_plugins.user import keys, store
+from imserver_plugins.user.roles import check_count, checked_role, with_role
 
 if TYPE_CHECKING:
     import apsw
@@ -20,9 +21,8 @@ if TYPE_CHECKING:
     from imserver.config import Config
 
 _USER_ID = re.compile(r"[A-Za-z0-9_.@-]{1,64}")  # wire protocol, section 3
-_ROLE = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+_KEY_NAME = _USER_ID  # so that the commonName of a certificate can be one
 _MAX_NICKNAME_CHARS = 64
-_MAX_ROLES = 32  # arbitrary; they are read at each login
 _KEEP_CHANGES_MS = 86_400_000  # a running server reads them within seconds
 
 
@@ -34,9 +34,7 @@ def add_user(config: Config, user_id: str, password: str, nickname: str | None =
         Conflict: the user exists.
     """
     _check_user_id(user_id)
-    roles = sorted({_checked_role(role) for role in roles})
-    if len(roles) > _MAX_ROLES:
-        raise InvalidBody(f"a user may have {_MAX_ROLES} roles", field="roles")
+    roles = sorted(check_count(frozenset(checked_role(role) for role in roles)))
     if nickname is not None and not 1 <= len(nickname) <= _MAX_NICKNAME_CHARS:
         raise InvalidBody(f"a nickname has 1 to {_MAX_NICKNAME_CHARS} characters", field="nickname")
     auth.check_new_password(password, user_id=user_id)
@@ -66,9 +64,7 @@ def set_disabled(config: Config, user_id: str, disabled: bool) -> None:
     Raises:
         NotFound: there is no such user.
     """
-    statements: list[store.Statement] = [
-        ("UPDATE users SET disabled = ? WHERE user_id = ?", (int(disabled), user_id)),
-    ]
+    statements = [store.set_disabled(user_id, disabled)]
     _change(config, user_id, [*statements, *_end(user_id)] if disabled else statements)
 
 
@@ -79,16 +75,12 @@ def set_role(config: Config, user_id: str, role: str, present: bool) -> None:
         InvalidBody: the role has characters that are not allowed, or there are too many.
         NotFound: there is no such user.
     """
-    _checked_role(role)
+    checked_role(role)
     with _transaction(config) as connection:
-        found = _find(connection, user_id)
-        if found is None:
+        old = _find(connection, user_id)
+        if old is None:
             raise _unknown(user_id)
-        roles = found | {role} if present else found - {role}
-        if len(roles) > _MAX_ROLES:
-            raise InvalidBody(f"a user may have {_MAX_ROLES} roles", field="roles")
-        statement = ("UPDATE users SET roles = ? WHERE user_id = ?", (store.roles_text(roles), user_id))
-        _execute(connection, user_id, [statement])
+        _execute(connection, user_id, [store.change_roles(user_id, old=old, new=with_role(old, role, present))])
 
 
 def issue_token(config: Config, user_id: str, ttl_s: float) -> str:
@@ -103,6 +95,60 @@ def issue_token(config: Config, user_id: str, ttl_s: float) -> str:
         raise InvalidBody("a token lives for one second at least", field="ttl")
     tokens = auth.AccessTokens(auth.load_secret(config.auth.secret_file))
     return tokens.issue_foreign(user_id, now_ms=_now_ms(), ttl_ms=round(ttl_s * 1000))
+
+
+def add_key(config: Config, name: str, scopes: Iterable[str], expires_s: float | None = None) -> str:
+    """Make an API key; what is returned is to be had never again.
+
+    Args:
+        scopes: what it may do: one of `known_scopes` at least.
+        expires_s: how long it is good; None: until it is revoked.
+
+    Raises:
+        InvalidBody: the name or a scope is not allowed, or `expires_s` is not positive.
+        Conflict: there is a key of this name.
+        ConfigError, PluginError: the plugins, whose names scopes are, cannot be loaded.
+    """
+    from imserver.plugin import known_scopes
+
+    if not _KEY_NAME.fullmatch(name):
+        raise InvalidBody("a key's name has 1 to 64 characters out of A-Z a-z 0-9 _ - . @", field="name")
+    wanted, known = frozenset(scopes), known_scopes(config)
+    if not wanted or not wanted <= set(known):
+        problem = f"there is no scope {sorted(wanted - set(known))[0]!r}" if wanted else "a key needs a scope"
+        raise InvalidBody(f"{problem}; there are {', '.join(known)}", field="scope")
+    if expires_s is not None and expires_s < 1:
+        raise InvalidBody("a key is good for one second at least", field="expires")
+    shown, now_ms = keys.new(), _now_ms()
+    expires_at = None if expires_s is None else now_ms + round(expires_s * 1000)
+    key = store.ApiKey(shown.key_id, name, shown.secret_hash, wanted, now_ms, expires_at, None, None)
+    with _transaction(config) as connection:
+        if any(other.name == name and other.revoked_at is None for other in _keys(connection)):
+            raise Conflict(f"there is a key {name}; `imserver token key revoke {name}` ends it", field="name")
+        connection.execute(*store.insert_key(key))
+    return shown.text
+
+
+def list_keys(config: Config) -> list[store.ApiKey]:
+    """All API keys, revoked ones included, the oldest first."""
+    with offline_database(config) as connection:
+        return _keys(connection)
+
+
+def revoke_key(config: Config, name: str) -> None:
+    """End an API key; a running server refuses it within seconds.
+
+    Raises:
+        NotFound: there is no key of this name, or it is revoked already.
+    """
+    with _transaction(config) as connection:
+        if not list(connection.execute(*store.revoke_key(name, _now_ms()))):
+            raise NotFound(f"there is no key {name} that is not revoked; see `imserver token key list`", field="name")
+        _announce(connection, store.KEYS_CHANGED)
+
+
+def _keys(connection: apsw.Connection) -> list[store.ApiKey]:
+    return [store.key_from(row) for row in connection.execute(store.ALL_KEYS)]
 
 
 @contextmanager
@@ -122,9 +168,14 @@ def _change(config: Config, user_id: str, statements: Sequence[store.Statement])
 
 
 def _execute(connection: apsw.Connection, user_id: str, statements: Sequence[store.Statement]) -> None:
-    now_ms = _now_ms()
     for sql, params in statements:
         connection.execute(sql, params)
+    _announce(connection, user_id)
+
+
+def _announce(connection: apsw.Connection, user_id: str) -> None:
+    """Tell a running server, which reads these rows about once a second."""
+    now_ms = _now_ms()
     connection.execute("DELETE FROM user_changes WHERE changed_at < ?", (now_ms - _KEEP_CHANGES_MS,))
     connection.execute("INSERT INTO user_changes (user_id, changed_at) VALUES (?, ?)", (user_id, now_ms))
 
@@ -142,12 +193,6 @@ def _find(connection: apsw.Connection, user_id: str) -> frozenset[str] | None:
 def _check_user_id(user_id: str) -> None:
     if not _USER_ID.fullmatch(user_id):
         raise InvalidBody("a user id has 1 to 64 characters out of A-Z a-z 0-9 _ - . @", field="user_id")
-
-
-def _checked_role(role: str) -> str:
-    if not _ROLE.fullmatch(role):
-        raise InvalidBody("a role has 1 to 32 characters out of a-z 0-9 _ -, and begins with a letter", field="role")
-    return role
 
 
 def _unknown(user_id: str) -> NotFound:

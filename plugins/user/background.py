@@ -10,7 +10,7 @@ import trio
 
 from imserver.plugin import StorageError
 from imserver_plugins.user import store
-from imserver_plugins.user.sessions import after_revocation
+from imserver_plugins.user.sessions import after_revocation, take_roles
 from imserver_plugins.user.state import State
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ async def run(state: State, ctx: AppContext, last_change: int) -> None:
             last_change = await follow_changes(state, ctx, last_change)
             await write_last_seen(state, ctx)
             if periods % _FORGET_EVERY == 0:
+                await write_key_uses(state, ctx)
                 await ctx.db.write_all(store.forget_expired(ctx.clock.now_ms()))
         except StorageError as exc:
             # The disk is full, say: that has its own alarm, and the next round may find it mended.
@@ -41,7 +42,10 @@ async def follow_changes(state: State, ctx: AppContext, last_change: int) -> int
     """Act on what another process has changed since; returns the number of the newest change."""
     changes = await store.changes_after(ctx.db, last_change)
     for user_id in dict.fromkeys(user_id for _, user_id in changes):
-        await _follow(state, ctx, user_id)
+        if user_id == store.KEYS_CHANGED:
+            ctx.directory.invalidate()
+        else:
+            await _follow(state, ctx, user_id)
     return changes[-1][0] if changes else last_change
 
 
@@ -54,6 +58,22 @@ async def write_last_seen(state: State, ctx: AppContext) -> None:
         await ctx.db.write_all(store.mark_seen(seen))
     except StorageError:
         state.last_seen.put_back(seen)
+        raise
+
+
+async def write_key_uses(state: State, ctx: AppContext) -> None:
+    """Write when API keys were last used; kept for the next time if that fails.
+
+    Whose a key is, is remembered where requests come in: that is forgotten here, so that a key in use is seen again.
+    """
+    used = state.key_uses.take()
+    if not used:
+        return
+    ctx.directory.invalidate()
+    try:
+        await ctx.db.write_all(store.mark_keys_used(used))
+    except StorageError:
+        state.key_uses.put_back(used)
         raise
 
 
@@ -78,5 +98,4 @@ async def _follow(state: State, ctx: AppContext, user_id: str) -> None:
     }
     if ended:
         after_revocation(state, ctx, user_id, "this session was ended; log in again", session_ids=ended)
-    for session in live:
-        session.roles = account.roles
+    take_roles(state, ctx, user_id, account.roles)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 import sys
+import time
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -126,7 +128,25 @@ def role(ctx: click.Context, name: str, role: str, remove: bool) -> None:
     click.echo(f"role {role} {'taken from' if remove else 'given to'} {name}")
 
 
-@click.command()
+class TokenGroup(click.Group):
+    """`token NAME` is short for `token issue NAME`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put `issue` before what is neither a command nor a question for help."""
+        if args and args[0] not in (*self.commands, "--help", "-h"):
+            args = ["issue", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=TokenGroup, subcommand_metavar="NAME [OPTIONS] | COMMAND [ARGS]...")
+def token() -> None:
+    """Print an access token of the user NAME, or make and revoke the API keys of back ends.
+
+    `token NAME` is short for `token issue NAME`.
+    """
+
+
+@token.command()
 @click.argument("name")
 @click.option(
     "--ttl",
@@ -135,12 +155,74 @@ def role(ctx: click.Context, name: str, role: str, remove: bool) -> None:
     help="How long it is valid: 90s, 15m, 24h, 30d. By default auth.token_ttl.",
 )
 @click.pass_context
-def token(ctx: click.Context, name: str, ttl: float | None) -> None:
+def issue(ctx: click.Context, name: str, ttl: float | None) -> None:
     """Print an access token of the user NAME, for AUTH or the HTTP API. Whoever has it is that user."""
     from imserver_plugins.user import admin
 
     config = ctx.obj.config
     click.echo(admin.issue_token(config, name, config.auth.token_ttl_s if ttl is None else ttl))
+
+
+@token.group()
+def key() -> None:
+    """The API keys of back ends, which act for any user."""
+
+
+@key.command("add")
+@click.argument("name")
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    required=True,
+    metavar="SCOPE",
+    help='What the key may do: a plugin such as message, one command such as message.SEND, "*" for all, and admin for the'
+    " role admin. May be repeated.",
+)
+@click.option(
+    "--expires",
+    metavar="DURATION",
+    callback=_seconds,
+    help="How long it is good: 12h, 90d. By default until it is revoked.",
+)
+@click.pass_context
+def add_key(ctx: click.Context, name: str, scopes: tuple[str, ...], expires: float | None) -> None:
+    """Make the API key NAME and print it, which is done this once: the server keeps its hash alone."""
+    from imserver_plugins.user import admin
+
+    click.echo(admin.add_key(ctx.obj.config, name, scopes, expires))
+
+
+@key.command("list")
+@click.pass_context
+def list_keys(ctx: click.Context) -> None:
+    """List the API keys, revoked ones included; times are UTC."""
+    from imserver_plugins.user import admin
+
+    now_ms = time.time_ns() // 1_000_000
+    rows = [("NAME", "ID", "STATE", "CREATED", "EXPIRES", "LAST USED", "SCOPES")]
+    for row in admin.list_keys(ctx.obj.config):
+        state = "revoked" if row.revoked_at is not None else "good" if row.is_good(now_ms) else "expired"
+        times = (_time(row.created_at), _time(row.expires_at), _time(row.last_used_at))
+        rows.append((row.name, row.key_id, state, *times, " ".join(sorted(row.scopes))))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for cells in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+
+
+@key.command("revoke")
+@click.argument("name")
+@click.pass_context
+def revoke_key(ctx: click.Context, name: str) -> None:
+    """End the API key NAME; a running server refuses it within seconds."""
+    from imserver_plugins.user import admin
+
+    admin.revoke_key(ctx.obj.config, name)
+    click.echo(f"key {name} revoked")
+
+
+def _time(ms: int | None) -> str:
+    return "never" if ms is None else datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
 
 
 #: For `Plugin.cli_commands`.

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from imserver.plugin import Conflict, ImError, NotAuthenticated, PermissionDenied, auth
 from imserver_plugins.user import store
+from imserver_plugins.user.bearer import DISABLED, INVALID, account_of, foreign_token
 from imserver_plugins.user.guesses import compare
 from imserver_plugins.user.sessions import after_revocation, refuse_if_too_many_live, room_for
-from imserver_plugins.user.state import ForeignToken, State, durable
+from imserver_plugins.user.state import State, durable, session_id_of_token
 
 if TYPE_CHECKING:
     from imserver.plugin import Context
@@ -24,8 +25,6 @@ SYNC = 2003
 _PLACE_ATTEMPTS = 5
 
 _WRONG = "the user id or the password is wrong"
-_INVALID = "the token is not valid, or no longer"
-_DISABLED = "this account is disabled"
 
 
 async def log_in(state: State, ctx: Context, request: Login) -> dict[str, Any]:
@@ -45,7 +44,7 @@ async def log_in(state: State, ctx: Context, request: Login) -> dict[str, Any]:
         if account is None or account.password is None or not verdict.is_right:
             raise NotAuthenticated(_WRONG)
         if account.disabled:
-            raise PermissionDenied(_DISABLED)
+            raise PermissionDenied(DISABLED)
         password = account.password
         if verdict.needs_rehash:
             password = await state.passwords.hash(request.password)
@@ -99,26 +98,27 @@ async def authenticate(state: State, ctx: Context, request: Auth) -> dict[str, A
         if bound_to is not None and bound_to != claims.user_id:
             raise _bound_already()
         revocations = state.revocations.count
-        account = await _account_of(ctx, claims, request.token)
+        account = await account_of(ctx, claims, request.token)
         if bound_to is None:
             refuse_if_too_many_live(state, ctx, claims.user_id, request.device_id)
-            session_id = claims.session_id or secrets.token_hex(16)
+            is_foreign, is_live = claims.session_id is None, ctx.session.is_live
+            session_id = claims.session_id or _foreign_session_id(ctx, request.token)
             # Entered before the binding, so that whoever ends the session from now on finds the token, too.
-            if claims.session_id is None:
-                state.foreign_tokens[session_id] = _foreign(claims, request.token)
+            if is_foreign and is_live:
+                state.foreign_tokens[session_id] = foreign_token(claims, request.token)
             try:
-                expires_at, check_again = claims.expires_at_ms, partial(_account_of, ctx, claims, request.token)
+                expires_at, check_again = claims.expires_at_ms, partial(account_of, ctx, claims, request.token)
                 await _bind(
                     state, ctx, request, account, session_id, request.device_id, expires_at, revocations, check_again
                 )
             except BaseException:
                 state.foreign_tokens.pop(session_id, None)
                 raise
-            if claims.session_id is not None:
+            if is_live and not is_foreign:
                 state.last_seen.connected(session_id, ctx.clock.now_ms(), ctx.session.address)
         else:
             if claims.session_id is None and ctx.session.session_id in state.foreign_tokens:
-                state.foreign_tokens[ctx.session.session_id] = _foreign(claims, request.token)
+                state.foreign_tokens[ctx.session.session_id] = foreign_token(claims, request.token)
             ctx.session.expires_at_ms = claims.expires_at_ms
         return await _welcome(state, ctx, request, claims.expires_at_ms)
 
@@ -127,11 +127,11 @@ async def refresh(state: State, ctx: Context, request: Refresh) -> dict[str, Any
     """1004 REFRESH: the old token dies; whoever shows one that has died ends the session."""
     read = auth.read_refresh_token(request.refresh_token)
     if read is None:
-        raise NotAuthenticated(_INVALID)
+        raise NotAuthenticated(INVALID)
     presented, family = read
     # Whoever guesses costs a read, not a write.
     if not await store.family_exists(ctx.db, presented.family_hash):
-        raise NotAuthenticated(_INVALID)
+        raise NotAuthenticated(INVALID)
     now_ms = ctx.clock.now_ms()
     fresh = auth.new_refresh_token(family)
     exchanged, reused = await durable(
@@ -151,7 +151,7 @@ async def refresh(state: State, ctx: Context, request: Refresh) -> dict[str, Any
         after_revocation(state, ctx, user_id, message, session_ids={session_id})
         ctx.log.warning("authn_token_reuse", user_id=user_id, session=session_id, address=ctx.session.address)
     if not exchanged:
-        raise NotAuthenticated(_INVALID)
+        raise NotAuthenticated(INVALID)
     session_id, user_id = exchanged[0]
     token, expires_at = state.tokens.issue(user_id, session_id, now_ms=now_ms, ttl_ms=state.token_ttl_ms)
     if ctx.session.user_id == user_id and ctx.session.session_id == session_id:
@@ -159,36 +159,9 @@ async def refresh(state: State, ctx: Context, request: Refresh) -> dict[str, Any
     return {"token": token, "refresh_token": fresh.text, "expires_at": expires_at}
 
 
-async def _account_of(ctx: Context, claims: auth.Claims, token: str) -> store.Account:
-    """The account that a token speaks for, now.
-
-    Raises:
-        NotAuthenticated: its session has ended, or it was issued before the user logged out everywhere.
-        PermissionDenied: the account is disabled.
-    """
-    if claims.session_id is not None:
-        account = await store.find_account_of_session(ctx.db, claims.session_id, claims.user_id)
-        if account is None:
-            raise NotAuthenticated(_INVALID)
-    else:
-        account, is_revoked = await store.find_foreign_account(ctx.db, claims.user_id, auth.token_hash(token))
-        if is_revoked:
-            raise NotAuthenticated(_INVALID)
-        if account is None:
-            # The integrating system's word is enough: the user is made at first sight.
-            sql, params = store.insert_user(claims.user_id, None, nickname=None, now_ms=ctx.clock.now_ms(), or_ignore=True)
-            await ctx.db.write(sql, params)
-            ctx.emit("user.created", user_id=claims.user_id)
-            account = store.Account(claims.user_id, None, disabled=False, roles=frozenset(), tokens_from_ms=0)
-        if _foreign(claims, token).is_older_than(account.tokens_from_ms):
-            raise NotAuthenticated(_INVALID)
-    if account.disabled:
-        raise PermissionDenied(_DISABLED)
-    return account
-
-
-def _foreign(claims: auth.Claims, token: str) -> ForeignToken:
-    return ForeignToken(auth.token_hash(token), claims.expires_at_ms, claims.issued_at_ms)
+def _foreign_session_id(ctx: Context, token: str) -> str:
+    # A connection is a session of its own. A request over HTTP is nothing that lasts: the token itself is its session.
+    return secrets.token_hex(16) if ctx.session.is_live else session_id_of_token(auth.token_hash(token))
 
 
 async def _store_session(state: State, ctx: Context, session: store.NewSession, password: str) -> None:
@@ -247,7 +220,7 @@ async def _bind(
     try:
         ctx.session.roles = (await check_again()).roles
     except ImError:
-        ctx.directory.close(account.user_id, "kicked", _INVALID, session_ids={session_id})
+        ctx.directory.close(account.user_id, "kicked", INVALID, session_ids={session_id})
         raise
 
 

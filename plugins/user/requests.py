@@ -1,4 +1,4 @@
-"""The requests of commands 1001 to 1011 (wire protocol, section 5)."""
+"""The requests of commands 1001 to 1011 (wire protocol, section 5), and of the operators' routes."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ SessionId = Annotated[str, Meta(min_length=1, max_length=64)]
 Password = Annotated[str, Meta(max_length=1024)]
 Token = Annotated[str, Meta(max_length=4096)]
 Cursor = Annotated[str, Meta(max_length=1024)]
+Role = Annotated[str, Meta(pattern=r"\A[a-z][a-z0-9_-]{0,31}\Z")]
 Deliver = Literal["new", "missed"]
 
 
@@ -108,3 +109,34 @@ class KickDevice:
     """1011."""
 
     session_id: SessionId
+
+
+@frozen
+class ListUsers:
+    """GET /v1/admin/users; the cursor is the last page's last user id."""
+
+    query: Annotated[str, Meta(max_length=64)] = ""
+    limit: Limit = 50
+    cursor: Annotated[str, Meta(max_length=64)] = ""
+
+
+@frozen
+class DisableUser:
+    """POST /v1/admin/users/{user_id}/disable."""
+
+    disabled: bool
+
+
+@frozen
+class KickUser:
+    """POST /v1/admin/users/{user_id}/kick; without a session_id all of the user's."""
+
+    session_id: SessionId | None = None
+
+
+@frozen
+class SetRole:
+    """POST /v1/admin/users/{user_id}/role."""
+
+    role: Role
+    present: bool

@@ -1,22 +1,34 @@
-"""The plugin itself: its commands, each one line to where it is done."""
+"""The plugin itself: its commands and routes, each one line to where it is done."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from imserver.plugin import ANYONE, Plugin, PluginError, command
-from imserver_plugins.user import accounts, background, cli, login, profiles, requests, sessions, store
+from imserver.plugin import ANYONE, Plugin, PluginError, command, role, route
+from imserver_plugins.user import (
+    accounts,
+    admin_routes,
+    background,
+    cli,
+    login,
+    profiles,
+    requests,
+    sessions,
+    store,
+)
+from imserver_plugins.user import credentials as who
 from imserver_plugins.user.state import State, make_state
 
 if TYPE_CHECKING:
     import click
+    from starlette.requests import Request
 
-    from imserver.plugin import AppContext, Context
+    from imserver.plugin import AppContext, Context, Credentials, Identity
 
 
 class UserPlugin(Plugin):
-    """Users, their sessions and devices: commands 1001 to 1011."""
+    """Users, their sessions and devices: commands 1001 to 1011, and the operators' routes."""
 
     name = "user"
     migrations: ClassVar[Sequence[str]] = store.MIGRATIONS
@@ -40,6 +52,15 @@ class UserPlugin(Plugin):
     async def on_stop(self, ctx: AppContext) -> None:
         """Write down when the last sessions were seen."""
         await background.write_last_seen(self.state, ctx)
+        await background.write_key_uses(self.state, ctx)
+
+    async def authenticate(self, ctx: AppContext, credentials: Credentials) -> Identity | None:
+        """Whose token, API key or client certificate this is."""
+        return await who.authenticate(self.state, ctx, credentials)
+
+    def on_login(self, ctx: Context) -> None:
+        """Bound the connections of a user who comes by a certificate."""
+        sessions.end_if_too_many_live(self.state, ctx)
 
     def on_disconnect(self, ctx: Context) -> None:
         """Remember when a session was last seen."""
@@ -103,3 +124,31 @@ class UserPlugin(Plugin):
     async def kick_device(self, ctx: Context, request: requests.KickDevice) -> dict[str, Any]:
         """End another of one's own sessions."""
         return await sessions.kick_device(self.state, ctx, request)
+
+    @route("GET", "/v1/admin/users", allow=role("admin"))
+    async def admin_list_users(self, ctx: Context, request: Request) -> dict[str, Any]:
+        """A page of all users, or of those whose id or nickname has `query` in it."""
+        return await admin_routes.list_users(ctx, admin_routes.query_of(request, requests.ListUsers))
+
+    @route("GET", "/v1/admin/users/{user_id}/sessions", allow=role("admin"))
+    async def admin_list_sessions(self, ctx: Context, request: Request) -> dict[str, Any]:
+        """A user's sessions, live and stored."""
+        return await admin_routes.list_sessions(ctx, request.path_params["user_id"])
+
+    @route("POST", "/v1/admin/users/{user_id}/disable", allow=role("admin"))
+    async def admin_disable(self, ctx: Context, request: Request) -> dict[str, Any]:
+        """Lock a user out, or let the user in again."""
+        body = await admin_routes.body_of(request, requests.DisableUser)
+        return await admin_routes.disable(self.state, ctx, request.path_params["user_id"], body)
+
+    @route("POST", "/v1/admin/users/{user_id}/kick", allow=role("admin"))
+    async def admin_kick(self, ctx: Context, request: Request) -> dict[str, Any]:
+        """End one session of a user, or all."""
+        body = await admin_routes.body_of(request, requests.KickUser)
+        return await admin_routes.kick(self.state, ctx, request.path_params["user_id"], body)
+
+    @route("POST", "/v1/admin/users/{user_id}/role", allow=role("admin"))
+    async def admin_set_role(self, ctx: Context, request: Request) -> dict[str, Any]:
+        """Give a user a role, or take it away."""
+        body = await admin_routes.body_of(request, requests.SetRole)
+        return await admin_routes.set_role(self.state, ctx, request.path_params["user_id"], body)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, TypeVar
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from imserver.plugin import AppContext, Context
 
 _T = TypeVar("_T")
+
+_WRONG_KEYS_PER_MINUTE = 60  # as many as wrong passwords
+_CERTIFICATE = "certificate:"
+_TOKEN_SESSION_ID = re.compile(r"[0-9a-f]{64}")
 
 
 class Revocations:
@@ -72,6 +77,30 @@ class LastSeen:
             self._seen = {one.session_id: one for one in seen} | self._seen
 
 
+class KeyUses:
+    """When API keys were last used: collected here, written once a minute."""
+
+    def __init__(self) -> None:
+        self._used: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def add(self, key_id: str, now_ms: int) -> None:
+        """A key was shown, and is good."""
+        with self._lock:
+            self._used[key_id] = now_ms
+
+    def take(self) -> list[tuple[str, int]]:
+        """(key_id, ms) of those used since the last call."""
+        with self._lock:
+            used, self._used = self._used, {}
+            return list(used.items())
+
+    def put_back(self, used: list[tuple[str, int]]) -> None:
+        """It could not be written: keep it for the next time, unless there is something newer."""
+        with self._lock:
+            self._used = dict(used) | self._used
+
+
 @frozen
 class ForeignToken:
     """The integrator's token that a live session came by."""
@@ -104,6 +133,9 @@ class State:
     is_registration_open: bool
     revocations: Revocations = field(factory=Revocations)
     last_seen: LastSeen = field(factory=LastSeen)
+    key_uses: KeyUses = field(factory=KeyUses)
+    #: API keys that were wrong, per address.
+    wrong_keys: auth.Gcra = field(factory=lambda: auth.Gcra(_WRONG_KEYS_PER_MINUTE, 60))
     #: By session_id; live sessions alone.
     foreign_tokens: dict[str, ForeignToken] = field(factory=dict)
 
@@ -112,7 +144,11 @@ class State:
         return None if address in self.exempt else auth.address_key(address)
 
     def is_foreign_and_good(self, session_id: str, connected_at_ms: int, tokens_from_ms: int) -> bool:
-        """Whether a live session came by an integrator's token, and since its user last logged out everywhere."""
+        """Whether a live session came by an integrator's token or a certificate, and since its user last logged out
+        everywhere.
+        """
+        if is_of_certificate(session_id):
+            return connected_at_ms >= tokens_from_ms
         token = self.foreign_tokens.get(session_id)
         if token is None or token.is_older_than(tokens_from_ms):
             return False
@@ -146,6 +182,35 @@ async def durable(write: Awaitable[_T]) -> _T:
     with trio.CancelScope(shield=True):
         result = await write
     return result
+
+
+# A session has 32 hexadecimal digits. What is none has an id in its place that is told apart from one: the log has it, and
+# connections have one each.
+
+
+def session_id_of_token(token_hash: bytes) -> str:
+    """Of a request over HTTP by an integrator's token: the token itself is its session."""
+    return token_hash.hex()
+
+
+def token_of_session_id(session_id: str) -> bytes | None:
+    """The hash of the integrator's token that such an id stands for; None: it is another session's."""
+    return bytes.fromhex(session_id) if _TOKEN_SESSION_ID.fullmatch(session_id) else None
+
+
+def session_id_of_key(name: str) -> str:
+    """Of a request by an API key."""
+    return f"key:{name}"
+
+
+def session_id_of_certificate(serial_number: str) -> str:
+    """Of a connection or a request by a client certificate of a user; its number has 40 hexadecimal digits at most."""
+    return f"{_CERTIFICATE}{serial_number}"[:64]
+
+
+def is_of_certificate(session_id: str) -> bool:
+    """Whether a session came by a client certificate."""
+    return session_id.startswith(_CERTIFICATE)
 
 
 def user_of(ctx: Context) -> str:

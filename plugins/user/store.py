@@ -6,7 +6,7 @@ import json
 from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any, Protocol
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 Statement = tuple[str, Sequence[Any]]
 Row = tuple[Any, ...]
@@ -61,7 +61,24 @@ MIGRATIONS = (
         changed_at INTEGER NOT NULL
     ) STRICT;
     """,
+    """
+    -- Keys of back ends. A revoked one stays, for the list; its name may be given again.
+    CREATE TABLE user_api_keys (
+        key_id TEXT NOT NULL PRIMARY KEY,        -- the part of the key that is no secret
+        name TEXT NOT NULL,
+        secret_hash BLOB NOT NULL,               -- SHA-256 of the secret part
+        scopes TEXT NOT NULL,                    -- a JSON list
+        created_at INTEGER NOT NULL,
+        expires_at INTEGER,                      -- NULL: never
+        revoked_at INTEGER,
+        last_used_at INTEGER                     -- to the minute
+    ) STRICT, WITHOUT ROWID;
+    CREATE UNIQUE INDEX user_api_keys_by_name ON user_api_keys (name) WHERE revoked_at IS NULL;
+    """,
 )
+
+#: In `user_changes`: not a user was changed but the API keys. No user id is empty.
+KEYS_CHANGED = ""
 
 # Statements take a bounded number of parameters.
 _CHUNK = 500
@@ -89,6 +106,26 @@ class Account:
     disabled: bool
     roles: frozenset[str]
     tokens_from_ms: int
+    #: Of the session that it was found by; "": it was not.
+    device_id: str = ""
+
+
+@frozen
+class ApiKey:
+    """A back end's key."""
+
+    key_id: str
+    name: str
+    secret_hash: bytes
+    scopes: frozenset[str]
+    created_at: int
+    expires_at: int | None
+    revoked_at: int | None
+    last_used_at: int | None
+
+    def is_good(self, now_ms: int) -> bool:
+        """It opens the door: neither revoked nor expired."""
+        return self.revoked_at is None and (self.expires_at is None or self.expires_at > now_ms)
 
 
 @frozen
@@ -136,12 +173,12 @@ def search_key(text: str) -> str:
 
 
 def roles_from(text: str) -> frozenset[str]:
-    """The roles of a row."""
+    """The roles (or scopes) of a row."""
     return frozenset(json.loads(text))
 
 
 def roles_text(roles: Iterable[str]) -> str:
-    """The roles for a row."""
+    """The roles (or scopes) for a row."""
     return json.dumps(sorted(set(roles)))
 
 
@@ -198,11 +235,12 @@ async def find_foreign_account(db: Database, user_id: str, token_hash: bytes) ->
 async def find_account_of_session(db: Database, session_id: str, user_id: str) -> Account | None:
     """The account of a session that is not revoked; None: revoked, unknown, or another user's."""
     rows = await db.read(
-        f"SELECT {_ACCOUNT} FROM users u WHERE user_id = ? AND EXISTS"
-        " (SELECT 1 FROM user_sessions s WHERE s.session_id = ? AND s.user_id = u.user_id AND s.revoked = 0)",
-        (user_id, session_id),
+        "SELECT u.user_id, u.password, u.disabled, u.roles, u.tokens_from_ms, s.device_id"
+        " FROM user_sessions s JOIN users u ON u.user_id = s.user_id"
+        " WHERE s.session_id = ? AND s.user_id = ? AND s.revoked = 0",
+        (session_id, user_id),
     )
-    return _account(rows[0]) if rows else None
+    return evolve(_account(rows[0]), device_id=rows[0][5]) if rows else None
 
 
 def change_password(user_id: str, *, old: str, new: str) -> Statement:
@@ -249,6 +287,30 @@ async def search_by_nickname(db: Database, key: str, after: tuple[str, str], lim
         " ORDER BY nickname_key, user_id LIMIT ?",
         (key, _end_of(key), *after, key, _end_of(key), limit),
     )
+
+
+async def list_users(db: Database, part: str, after_user_id: str, limit: int) -> list[Row]:
+    """A page by user id of (user_id, nickname, created_at, disabled, roles): of those whose id or nickname has `part`
+    (folded; "" is in all) in it. For operators: without an index, so a rare part costs a walk through the table.
+    """
+    sql = "SELECT user_id, nickname, created_at, disabled, roles FROM users WHERE user_id > ?"
+    params: tuple[Any, ...] = (after_user_id,)
+    if part:
+        pattern = "%" + part.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_") + "%"
+        sql += r" AND (user_id_key LIKE ? ESCAPE '\' OR nickname_key LIKE ? ESCAPE '\')"
+        params += (pattern, pattern)
+    return await db.read(f"{sql} ORDER BY user_id LIMIT ?", (*params, limit))
+
+
+def set_disabled(user_id: str, disabled: bool) -> Statement:
+    """Lock a user out or in; returns a row if there is such a user."""
+    return "UPDATE users SET disabled = ? WHERE user_id = ? RETURNING user_id", (int(disabled), user_id)
+
+
+def change_roles(user_id: str, *, old: Iterable[str], new: Iterable[str]) -> Statement:
+    """Replace a user's roles, if they are still the old ones; returns a row if they were."""
+    sql = "UPDATE users SET roles = ? WHERE user_id = ? AND roles = ? RETURNING user_id"
+    return sql, (roles_text(new), user_id, roles_text(old))
 
 
 def _end_of(prefix: str) -> str:
@@ -327,11 +389,13 @@ def rotate(family_hash: bytes, old: bytes, new: bytes, *, now_ms: int, expires_a
     """
     return [
         (
-            "UPDATE user_sessions SET member_hash = ?, expires_at = ? WHERE family_hash = ? AND member_hash = ?"
+            # Whoever comes by HTTP alone is seen here: a session in use is not the first to make room for another.
+            "UPDATE user_sessions SET member_hash = ?, expires_at = ?, last_seen_at = max(last_seen_at, ?)"
+            " WHERE family_hash = ? AND member_hash = ?"
             " AND revoked = 0 AND expires_at > ?"
             " AND EXISTS (SELECT 1 FROM users u WHERE u.user_id = user_sessions.user_id AND u.disabled = 0)"
             " RETURNING session_id, user_id",
-            (new, expires_at, family_hash, old, now_ms),
+            (new, expires_at, now_ms, family_hash, old, now_ms),
         ),
         (
             "UPDATE user_sessions SET revoked = 1 WHERE family_hash = ? AND member_hash NOT IN (?, ?) AND revoked = 0"
@@ -405,6 +469,50 @@ def _in_chunks(sql: str, marks: str, rows: Sequence[Sequence[Any]]) -> list[Stat
         chunk = rows[start : start + _CHUNK]
         statements.append((sql.format(", ".join([marks] * len(chunk))), [value for row in chunk for value in row]))
     return statements
+
+
+# ---------------------------------------------------------------- API keys
+
+_KEY = "SELECT key_id, name, secret_hash, scopes, created_at, expires_at, revoked_at, last_used_at FROM user_api_keys"
+#: All keys, revoked ones included, in the order in which they were made.
+ALL_KEYS = f"{_KEY} ORDER BY created_at, key_id"
+
+
+def key_from(row: Row) -> ApiKey:
+    """The key of a row."""
+    return ApiKey(row[0], row[1], row[2], roles_from(row[3]), *row[4:])
+
+
+async def find_key(db: Database, key_id: str) -> ApiKey | None:
+    """A key by its id, whether it is still good or not."""
+    rows = await db.read(f"{_KEY} WHERE key_id = ?", (key_id,))
+    return key_from(rows[0]) if rows else None
+
+
+async def find_key_by_name(db: Database, name: str) -> ApiKey | None:
+    """The key that has this name and is not revoked."""
+    rows = await db.read(f"{_KEY} WHERE name = ? AND revoked_at IS NULL", (name,))
+    return key_from(rows[0]) if rows else None
+
+
+def insert_key(key: ApiKey) -> Statement:
+    """A new key; one of the same name that is not revoked is a constraint violated."""
+    sql = "INSERT INTO user_api_keys (key_id, name, secret_hash, scopes, created_at, expires_at) VALUES (?, ?, ?, ?, ?, ?)"
+    return sql, (key.key_id, key.name, key.secret_hash, roles_text(key.scopes), key.created_at, key.expires_at)
+
+
+def revoke_key(name: str, now_ms: int) -> Statement:
+    """End a key; returns its id if there was one."""
+    return "UPDATE user_api_keys SET revoked_at = ? WHERE name = ? AND revoked_at IS NULL RETURNING key_id", (now_ms, name)
+
+
+def mark_keys_used(used: Sequence[tuple[str, int]]) -> list[Statement]:
+    """When keys (key_id, ms) were last used, many at once."""
+    sql = (
+        "WITH used (key_id, at) AS (VALUES {}) UPDATE user_api_keys"
+        " SET last_used_at = max(coalesce(last_used_at, 0), used.at) FROM used WHERE user_api_keys.key_id = used.key_id"
+    )
+    return _in_chunks(sql, "(?, ?)", used)
 
 
 # ---------------------------------------------------------------- changes by another process

@@ -397,7 +397,8 @@ def test_settings_in_the_pages_are_valid(tmp_path):
     for path in PAGES:
         for block in re.findall(r"^```toml\n(.*?)^```$", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
             (tmp_path / "plugins").mkdir(exist_ok=True)
-            for name in re.findall(r'^(?:certificate|key) = "([^"/]+)"', block, re.MULTILINE):
+            block = re.sub(r'(?m)^(certificate|key|client_ca) = "/.*/', r'\1 = "', block)
+            for name in re.findall(r'^(?:certificate|key|client_ca) = "([^"/]+)"', block, re.MULTILINE):
                 (tmp_path / name).touch()
             file = tmp_path / "imserver.toml"
             file.write_text(block, encoding="utf-8")

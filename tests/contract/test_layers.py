@@ -227,7 +227,10 @@ def test_every_requirement_is_declared():
     declared = {
         re.split(r"[<>=!~\[; ]", line.strip())[0].lower() for line in config["options"]["install_requires"].splitlines()
     }
-    modules = {"jwt": "pyjwt", "attr": "attrs", "argon2": "argon2-cffi", "prometheus_client": "prometheus-client"}
+    modules = {"jwt": "pyjwt", "attr": "attrs", "argon2": "argon2-cffi", "prometheus_client": "prometheus-client"} | {
+        "python_multipart": "python-multipart",
+        "trio_websocket": "trio-websocket",
+    }
     imported = {
         module.partition(".")[0]
         for folder in (CORE, PLUGINS)

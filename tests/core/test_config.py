@@ -61,7 +61,9 @@ def test_the_sample_file_has_the_defaults() -> None:
     """conf/imserver.toml sets every key to its default, so it can serve as the manual."""
     config = load_config(ROOT / "conf/imserver.toml", (), {})
     own = {"recall_window": "2m", "require_friendship": False}
-    assert config.plugins.settings == {"message": own}
+    files = {"max_size": "25MiB", "allowed_types": ["*/*"], "quota": "1GiB", "max_files": 10000, "uploads_per_user": 8}
+    files |= {"orphan_ttl": "24h", "upload_ttl": "24h"}
+    assert config.plugins.settings == {"message": own, "file": files}
     folder = ROOT / "conf"
     assert config.server.data_dir == folder / "data"
     assert config.auth.secret_file == folder / "data/secret"
@@ -82,7 +84,7 @@ def test_every_key_is_documented(name: str) -> None:
         found = set(re.findall(r"^\| `([a-z]+\.[a-z_]+)` \|", text, re.MULTILINE))
     else:
         table = tomllib.loads(re.sub(r"(?m)^# (\[tls\]|[a-z_]+ = )", r"\1", text))
-        found = {f"{section}.{key}" for section, keys in table.items() for key in keys} - {"plugins.message"}
+        found = {f"{section}.{key}" for section, keys in table.items() for key in keys} - {"plugins.message", "plugins.file"}
     assert found == set(known_keys())
 
 
@@ -116,7 +118,7 @@ def test_without_a_file_there_are_defaults(folder: Path) -> None:
     assert config.server.data_dir == folder / "data"
     assert config.auth.secret_file == folder / "data/secret"
     assert config.tcp.listen == (Address("127.0.0.1", 9000),)
-    assert config.plugins.enabled == ("user", "message", "push")
+    assert config.plugins.enabled == ("user", "message", "push", "file", "admin")
     assert config.limits.exempt_addresses == (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1"))
 
 

@@ -241,7 +241,7 @@ async def test_a_slow_reader(tmp_path):
         largest = 0
         for _ in range(400):
             await alice.ok(SAY, to="bob", body="x" * 10_000)
-            largest = max(largest, lazy.out_bytes)
+            largest = max(largest, lazy.queued_bytes)
             if lazy.state is not State.OPEN:
                 break
         assert lazy.state is not State.OPEN, "the slow reader was kept"
@@ -258,11 +258,11 @@ async def test_a_reader_that_is_late_but_within_the_bound(tmp_path):
         alice, bob = await rig.login("alice"), await rig.login("bob")
         for index in range(100):
             await alice.ok(SAY, to="bob", body=f"{index}:" + "x" * 10_000)
-        assert bob.session.out_bytes > 0
+        assert bob.session.queued_bytes > 0
         bodies = [(await bob.push())[1]["body"].partition(":")[0] for _ in range(100)]
         assert bodies == [str(index) for index in range(100)]
         await bob.ok(BARRIER)
-        assert bob.session.out_bytes == 0
+        assert bob.session.queued_bytes == 0
 
 
 # ---------------------------------------------------------------- login

@@ -121,6 +121,8 @@ class Session:
     device_id: str = ""
     platform: str = ""
     roles: frozenset[str] = frozenset()
+    scopes: frozenset[str] | None = None
+    is_live: bool = True
     expires_at_ms: int | None = None
     connected_at_ms: int = START_MS
     deliver: str = "new"

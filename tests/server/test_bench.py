@@ -17,6 +17,13 @@ from typing import Any
 
 import pytest
 import wire
+from hypothesis import given
+from hypothesis import strategies as st
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import AcceptConnection, BytesMessage, Event, Ping, Pong, Request
+
+from imserver.bench.framing import WebSocketFraming
+from imserver.bench.wire import BenchFailed, frames_of, kind_of, pack
 
 SECRET = b"5b1f0e6a97c24d83b9d0a1e2f3c4d5e6"
 FAULTY_COUNT = 7  # which message of each conversation a cheating peer gets wrong
@@ -131,12 +138,18 @@ class StoresAnother(Cheat):
 
 
 class Peer:
-    """A server in memory, in a thread: AUTH, SEND, PULL and the push, as far as the benchmark needs them."""
+    """A server in memory, in a thread: AUTH, SEND, PULL and the push, as far as the benchmark needs them.
 
-    def __init__(self, cheat: Cheat) -> None:
+    Over WebSocket (wsproto does the framing) it pings with every push, and sends two frames in one message where it can.
+    """
+
+    def __init__(self, cheat: Cheat, transport: str = "tcp") -> None:
         self._cheat = cheat
+        self._is_websocket = transport == "ws"
+        self._codecs: dict[socket.socket, WSConnection] = {}
+        self.pings = self.pongs = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self.address = ("ws://" if transport == "ws" else "") + f"127.0.0.1:{self._listener.getsockname()[1]}"
         self._selector = selectors.DefaultSelector()
         self._wake, self._woken = socket.socketpair()
         self._users: dict[str, socket.socket] = {}
@@ -178,7 +191,7 @@ class Peer:
             self._selector.unregister(sock)
             return
         buffer = self._buffers[sock]
-        buffer += data
+        buffer += self._frames_in(sock, data) if self._is_websocket else data
         while len(buffer) >= 8 and len(buffer) >= (length := wire.HEADER.unpack_from(buffer)[0]):
             _, command, _, flags = wire.HEADER.unpack_from(buffer)
             body = wire.decode(flags, bytes(buffer[8:length]))
@@ -187,10 +200,36 @@ class Peer:
             handle = {wire.AUTH: self._auth, wire.SEND: self._send, wire.PULL: self._pull}[command]
             self._write(sock, command, handle(sock, body))
 
+    def _frames_in(self, sock: socket.socket, data: bytes) -> bytes:
+        codec = self._codecs.setdefault(sock, WSConnection(ConnectionType.SERVER))
+        codec.receive_data(data)
+        frames = bytearray()
+        for event in codec.events():
+            if isinstance(event, Request):
+                self._send_event(sock, AcceptConnection(subprotocol=event.subprotocols[0]))
+            elif isinstance(event, BytesMessage):
+                frames += event.data
+            elif isinstance(event, Pong):
+                self.pongs += 1
+        return bytes(frames)
+
+    def _send_event(self, sock: socket.socket, event: Event) -> None:
+        self._send_bytes(sock, self._codecs[sock].send(event))
+
+    def _write(self, sock: socket.socket, command: int, *bodies: dict[str, Any]) -> None:
+        frames = b"".join(wire.encode(command, body) for body in bodies)
+        if not self._is_websocket:
+            self._send_bytes(sock, frames)
+        elif frames:
+            if command == wire.MESSAGE:
+                self.pings += 1
+                self._send_event(sock, Ping(payload=b"alive?"))
+            self._send_event(sock, BytesMessage(data=frames))
+
     @staticmethod
-    def _write(sock: socket.socket, command: int, body: dict[str, Any]) -> None:
+    def _send_bytes(sock: socket.socket, data: bytes) -> None:
         try:
-            sock.sendall(wire.encode(command, body))
+            sock.sendall(data)
         except ConnectionError:
             return  # the benchmark has found what it looked for, and gone
 
@@ -216,8 +255,7 @@ class Peer:
             "body": body["body"],
         }
         self._rows.setdefault(conversation, []).extend(self._cheat.row(message))
-        for push in self._cheat.pushes(message):
-            self._write(self._users[body["to"]], wire.MESSAGE, push)
+        self._write(self._users[body["to"]], wire.MESSAGE, *self._cheat.pushes(message))
         named = {key: message[key] for key in ("conversation_id", "seq", "message_id", "sent_at")}
         return self._cheat.answer({"rid": body["rid"], "code": 0, **named})
 
@@ -237,18 +275,18 @@ def secret_file(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def peer(cheat: Cheat) -> Iterator[Peer]:
+def peer(cheat: Cheat, transport: str = "tcp") -> Iterator[Peer]:
     """A running peer."""
-    running = Peer(cheat)
+    running = Peer(cheat, transport)
     try:
         yield running
     finally:
         running.close()
 
 
-def bench_against(cheat: Cheat, secret_file: Path) -> subprocess.CompletedProcess[str]:
+def bench_against(cheat: Cheat, secret_file: Path, transport: str = "tcp") -> subprocess.CompletedProcess[str]:
     """A short run of two pairs against this peer."""
-    with peer(cheat) as running:
+    with peer(cheat, transport) as running:
         words = ["-p", "2", "-w", "4", "--seconds", "0.2", "--warmup", "0", "--stall", "1"]
         return bench(*words, "--connect", running.address, "--secret-file", str(secret_file))
 
@@ -256,13 +294,14 @@ def bench_against(cheat: Cheat, secret_file: Path) -> subprocess.CompletedProces
 # ---------------------------------------------------------------- the real server
 
 
-def test_a_server_of_its_own() -> None:
+@pytest.mark.parametrize("transport", ["tcp", "ws"])
+def test_a_server_of_its_own(transport: str) -> None:
     """It starts a server, loads it, verifies all messages, and its report has every figure."""
-    done = bench("-p", "2", "-w", "4", "--seconds", "1")
+    done = bench("-p", "2", "-w", "4", "--seconds", "1", "--transport", transport)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["verified"] is True
-    assert (report["pairs"], report["in_flight"]) == (2, 4)
+    assert (report["transport"], report["pairs"], report["in_flight"]) == (transport, 2, 4)
     assert report["delivered"] > 0
     assert report["delivered_per_s"] > 0
     assert report["server_cpu_us_per_message"] > 0
@@ -271,10 +310,11 @@ def test_a_server_of_its_own() -> None:
         assert 0 < report[name]["p50"] <= report[name]["p99"] <= report[name]["max"]
 
 
-def test_a_running_server(server: Any) -> None:
+@pytest.mark.parametrize("transport", ["tcp", "ws"])
+def test_a_running_server(server: Any, transport: str) -> None:
     """Of a server that runs already it knows the address and the secret, but not the CPU time."""
     secret = next(server.folder.rglob("secret"))
-    address = "{}:{}".format(*server.address)
+    address = "ws://" + server.ready["http"][0] if transport == "ws" else server.ready["tcp"][0]
     done = bench(
         "-p", "1", "-w", "1", "--seconds", "0.2", "--warmup", "0", "--connect", address, "--secret-file", str(secret)
     )
@@ -300,6 +340,33 @@ def test_an_honest_peer_passes(secret_file: Path) -> None:
     done = bench_against(Cheat(), secret_file)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["verified"] is True
+
+
+def test_an_honest_peer_passes_by_websocket(secret_file: Path) -> None:
+    """The same over WebSocket, with every ping answered."""
+    with peer(Cheat(), "ws") as running:
+        words = ["-p", "2", "-w", "4", "--seconds", "0.2", "--warmup", "0", "--stall", "1"]
+        done = bench(*words, "--connect", running.address, "--secret-file", str(secret_file))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["verified"] is True
+    assert running.pongs == running.pings > 0
+
+
+@pytest.mark.parametrize(
+    ("cheat", "words"),
+    [
+        (DropsPush, "never delivered: #6"),
+        (DoublesPush, "delivered more than once: #6"),
+        (Swaps, "in another order than sent"),
+        (Misdelivers, "a push with a wrong conversation_id"),
+        (LosesRow, "seq 8 is stored where 7 is due"),
+    ],
+)
+def test_a_peer_that_cheats_by_websocket_is_found_out(cheat: type[Cheat], words: str, secret_file: Path) -> None:
+    """The checks are the same whatever the frames travel in."""
+    done = bench_against(cheat(), secret_file, "ws")
+    assert done.returncode == 1, done.stdout
+    assert words in "\n".join(json.loads(done.stdout)["problems"])
 
 
 @pytest.mark.parametrize(
@@ -336,9 +403,112 @@ def test_a_wrong_secret_is_said(make_server: Any, tmp_path: Path) -> None:
     assert "AUTH" in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["--connect", "127.0.0.1:1"], ["--connect", "nowhere"], ["-p", "0"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--connect", "127.0.0.1:1"],
+        ["--connect", "nowhere"],
+        ["--connect", "wss://127.0.0.1:1/ws", "--secret-file", __file__],
+        ["--connect", "127.0.0.1:1/ws", "--secret-file", __file__],
+        ["--connect", "ws://127.0.0.1:1/ws", "--transport", "tcp", "--secret-file", __file__],
+        ["--transport", "udp"],
+        ["-p", "0"],
+    ],
+)
 def test_wrong_usage_is_exit_status_2(arguments: list[str]) -> None:
     """What cannot be meant is refused before anything starts."""
     done = bench(*arguments)
     assert done.returncode == 2
     assert "Usage" in done.stderr
+
+
+def test_a_tcp_port_is_no_websocket(server: Any) -> None:
+    """The report says which door was knocked at."""
+    secret = next(server.folder.rglob("secret"))
+    done = bench("-p", "1", "--seconds", "0.1", "--connect", "ws://" + server.ready["tcp"][0], "--secret-file", str(secret))
+    assert done.returncode == 1
+    assert "WebSocket" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# ---------------------------------------------------------------- the framing of WebSocket
+
+
+UPGRADE = (
+    b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
+
+
+def server_message(data: bytes) -> bytes:
+    """One binary message as a server sends it, by wsproto."""
+    codec = WSConnection(ConnectionType.SERVER)
+    codec.receive_data(UPGRADE)
+    list(codec.events())
+    codec.send(AcceptConnection())
+    return codec.send(BytesMessage(data=data))
+
+
+KIND = kind_of(wire.MESSAGE)
+ONE = pack(wire.MESSAGE, {"n": 1})
+PING = b"\x89\x02hi"
+
+
+@given(st.lists(st.sampled_from([0, 90, 200, 70_000]), min_size=1, max_size=4), st.booleans())
+def test_frames_are_cut_out_of_messages_wherever_a_read_ends(sizes: list[int], is_pinged: bool) -> None:
+    """Whole, or cut off in the last message: the whole messages count, and the rest waits."""
+    framing = WebSocketFraming()
+    frames = [pack(wire.MESSAGE, {"text": "x" * size}) for size in sizes]
+    data = server_message(frames[0] + ONE) + (PING if is_pinged else b"")
+    data += b"".join(server_message(frame) for frame in frames[1:])
+    assert framing.whole(data, KIND) == (len(data), len(frames) + 1, not is_pinged)
+    assert framing.frames(data) == frames[0] + ONE + b"".join(frames[1:])
+    assert list(framing.controls(data)) == ([(9, b"hi")] if is_pinged else [])
+    last = server_message(ONE)
+    for cut in range(len(last)):
+        assert framing.whole(data + last[:cut], KIND)[0] == len(data)
+    assert framing.whole(last, KIND + 1) == (len(last), 1, False)
+
+
+@pytest.mark.parametrize("size", [0, 8, 125, 126, 65535, 65536])
+def test_what_the_load_sends_is_a_message_to_another_implementation(size: int) -> None:
+    """A masked header of each of the three lengths, read by wsproto."""
+    codec = WSConnection(ConnectionType.SERVER)
+    codec.receive_data(UPGRADE)
+    list(codec.events())
+    codec.send(AcceptConnection())
+    codec.receive_data(WebSocketFraming().header(size) + bytes(size))
+    events = [event for event in codec.events() if isinstance(event, BytesMessage)]
+    assert b"".join(event.data for event in events) == bytes(size)
+    assert events[-1].message_finished
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x82\x00",
+        b"\x82\x88" + bytes(12),
+        b"\x81\x02{}",
+        b"\x02\x08" + ONE[:8],
+        b"\x82\x04" + ONE[:4],
+        server_message(ONE[:-1]),
+        server_message(ONE + ONE[:9]),
+        b"\x82\x7f" + b"\xff" * 8,
+    ],
+    ids=["empty", "masked", "text", "fragment", "tiny", "short", "more", "endless"],
+)
+def test_messages_that_no_server_may_send(data: bytes) -> None:
+    """They fail the run."""
+    with pytest.raises(BenchFailed):
+        WebSocketFraming().whole(data, KIND)
+
+
+def test_a_close_tells_its_code() -> None:
+    """The server's reason ends up in the report."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(PING + server_message(ONE) + b"\x88\x06" + (4401).to_bytes(2, "big") + b"late")
+        assert list(frames_of(WebSocketFraming().receive(ours))) == [(wire.MESSAGE, {"n": 1})]
+        with pytest.raises(BenchFailed, match="4401: late"):
+            WebSocketFraming().receive(ours)
+        assert theirs.recv(100) == b"\x8a\x82\0\0\0\0hi"

@@ -1,0 +1,58 @@
+"""What a listening address leads to: frames go to sessions in the shard's reactor, HTTP to Trio tasks of the shard."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from imserver.http.limits import HttpLimits
+from imserver.http.server import HttpServer
+from imserver.http.websocket import WebSocketDoor
+from imserver.listeners import Door, refuse_frames, refuse_http
+from imserver.session import Session
+from imserver.tls import ServerTls, TlsSocket
+
+if TYPE_CHECKING:
+    from imserver.config import Config
+    from imserver.http.asgi import ASGIApp
+    from imserver.shard import Shard
+
+
+def frames_door(config: Config, tls: ServerTls | None) -> Door:
+    """`[tcp]`: the framed protocol."""
+
+    def open_session(shard: Shard, sock: socket.socket | TlsSocket, address: str) -> None:
+        shard.accept(Session(shard, sock, address))
+
+    return Door(open_session, refuse_frames, is_http=False, tls=tls, proxy=config.proxy)
+
+
+class HttpDoors:
+    """`[http]`: an HTTP server and an application for each shard, since each is a thread of its own.
+
+    Args:
+        make_app: the application of one shard.
+    """
+
+    def __init__(self, config: Config, shards: Sequence[Shard], make_app: Callable[[Shard], ASGIApp]) -> None:
+        self._config = config
+        limits = HttpLimits(max_body_bytes=config.limits.max_frame_bytes)
+        self.servers = [
+            HttpServer(make_app(shard), upgrade=WebSocketDoor(shard), limits=limits, trusted_proxies=config.proxy.trusted)
+            for shard in shards
+        ]
+
+    def door(self, tls: ServerTls | None) -> Door:
+        """The door of one address."""
+        return Door(self._open, refuse_http, is_http=True, tls=tls, proxy=self._config.proxy)
+
+    def _open(self, shard: Shard, sock: socket.socket | TlsSocket, address: str) -> None:
+        shard.start_soon(self._serve, shard, sock, address)
+
+    async def _serve(self, shard: Shard, sock: socket.socket | TlsSocket, address: str) -> None:
+        try:
+            await self.servers[shard.index].serve_connection(sock, address, is_secure=isinstance(sock, TlsSocket))
+        finally:
+            # A WebSocket that came of it counts for itself.
+            shard.directory.dismiss(address)

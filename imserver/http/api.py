@@ -1,0 +1,333 @@
+"""The HTTP API: requests become commands of the same table, for a caller instead of a session (wire protocol, section 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+import msgspec
+import trio
+from starlette.requests import Request
+from starlette.responses import Response
+
+from imserver.cache import Cache
+from imserver.caller import Caller
+from imserver.commands import Command, Route
+from imserver.errors import DeadlineExceeded, ImError, InvalidBody, NotAuthenticated, PermissionDenied, Unavailable
+from imserver.http.asgi import ASGIApp, Receive, Scope, Send
+from imserver.identity import Credentials
+from imserver.plugin import ANYONE
+from imserver.protocol.body import encode_json, fields_of
+from imserver.router import check_scope
+
+if TYPE_CHECKING:
+    from imserver.http.resources import Resource
+    from imserver.shard import Shard
+
+SEND = 2001
+MAX_IDEMPOTENCY_KEY_BYTES = 64
+
+_JSON = b"application/json"
+#: What a handler of a route may take beyond its own deadline, to send its answer's head.
+_GRACE_S = 5.0
+
+
+class UnsupportedType(ImError):
+    """415: a body that is no JSON."""
+
+    code = 415
+    error = "unsupported_media_type"
+
+
+Headers = Mapping[bytes, bytes]
+
+
+def headers_of(scope: Scope) -> Headers:
+    """The request's headers by lower-case name; of one that comes twice, the last."""
+    return dict(scope["headers"])
+
+
+async def send_json(send: Send, status: int, fields: Any, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
+    """One whole JSON answer."""
+    await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", _JSON), *headers]})
+    await send({"type": "http.response.body", "body": encode_json(fields)})
+
+
+async def send_error(send: Send, error: ImError) -> None:
+    """An error answer, as section 2 of the wire protocol has it."""
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    if error.code == 401:
+        headers = ((b"www-authenticate", b"Bearer"),)
+    if error.retry_after_ms is not None:
+        headers = (*headers, (b"retry-after", str(-(-error.retry_after_ms // 1000)).encode()))
+    await send_json(send, error.code, error.answer(), headers)
+
+
+class _Gone(Exception):
+    """The client is gone, or the server has refused its body: nobody waits for an answer."""
+
+
+async def read_body(receive: Receive) -> bytes:
+    """The whole body; the server has bounded it."""
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise _Gone
+    body: bytes = message["body"]
+    if message["more_body"]:
+        parts = [body]
+        while message["more_body"]:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise _Gone
+            parts.append(message["body"])
+        body = b"".join(parts)
+    return body
+
+
+class Api:
+    """The API of one shard."""
+
+    def __init__(self, shard: Shard) -> None:
+        self._shard = shard
+        self._router = shard.router
+        #: The rate limits of those who came by: over HTTP they are kept by identity, since connections come and go.
+        self._rates = Cache("http-rates")
+
+    # ------------------------------------------------------------ who asks
+
+    async def caller_of(self, scope: Scope, headers: Headers) -> Caller:
+        """Who asks; nobody, if the request shows no credentials.
+
+        Raises:
+            ImError: the credentials are wrong, or too many.
+        """
+        address: str = scope["client"][0]
+        caller = Caller(self._shard, address)
+        authorization, api_key = headers.get(b"authorization"), headers.get(b"x-api-key")
+        acting_for = headers.get(b"x-im-user")
+        certificate = scope["imserver.certificate"]
+        if authorization is None and api_key is None and certificate is None:
+            if acting_for is not None:
+                raise InvalidBody("X-IM-User goes with an API key (X-API-Key)")
+        else:
+            credentials = _credentials(authorization, api_key, acting_for, certificate, address)
+            caller.identify(await self._router.authenticate(credentials))
+        rates = self._rates.get(caller.user_id or address)
+        if rates is not None:
+            caller.rate, caller.rates = rates
+        return caller
+
+    def _done(self, caller: Caller, key: str) -> None:
+        if self._shard.limits.requests_per_second or caller.rates:
+            self._rates.put(key, (caller.rate, caller.rates))
+
+    # ------------------------------------------------------------ commands
+
+    def command(self, command: Command) -> ASGIApp:
+        """The endpoint of a command: its body is the request's."""
+
+        async def carry_out(scope: Scope, receive: Receive, headers: Headers) -> Any:
+            caller = await self.caller_of(scope, headers)
+            body = await read_body(receive)
+            if body:
+                check_type(headers)
+            if command.command_id == SEND and b"idempotency-key" in headers:
+                body = _with_key(body, headers[b"idempotency-key"])
+            return await self._carry_out(caller, command.command_id, body)
+
+        return self._endpoint(carry_out)
+
+    def resource(self, resource: Resource, command: Command) -> ASGIApp:
+        """The endpoint of a resource path."""
+        types = _types_of(command.request)
+
+        async def carry_out(scope: Scope, receive: Receive, headers: Headers) -> Any:
+            caller = await self.caller_of(scope, headers)
+            body = await read_body(receive)
+            fields: dict[str, Any] = {}
+            if resource.has_body and body:
+                check_type(headers)
+                fields = _fields(body)
+            if command.command_id == SEND and b"idempotency-key" in headers:
+                _add_key(fields, headers[b"idempotency-key"])
+            if resource.query:
+                fields |= _query_fields(Request(scope), resource, types)
+            return await self._carry_out(
+                caller, command.command_id, encode_json({**fields, **scope["path_params"], **resource.fixed})
+            )
+
+        return self._endpoint(carry_out)
+
+    async def _carry_out(self, caller: Caller, command_id: int, body: bytes) -> dict[str, Any]:
+        key = caller.user_id or caller.address
+        try:
+            return {"code": 0, **await self._router.request(caller, command_id, body or b"{}")}
+        finally:
+            self._done(caller, key)
+
+    def _endpoint(self, carry_out: Callable[[Scope, Receive, Headers], Awaitable[Any]]) -> ASGIApp:
+        async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
+            try:
+                fields = await carry_out(scope, receive, headers_of(scope))
+            except ImError as exc:
+                await send_error(send, exc)
+            except _Gone:
+                return
+            else:
+                await send_json(send, 200, fields)
+
+        return _Endpoint(endpoint)
+
+    # ------------------------------------------------------------ the plugins' routes
+
+    def route(self, route: Route) -> ASGIApp:
+        """The endpoint of a plugin's route."""
+        timeout_s = route.timeout_s or self._shard.limits.request_timeout_s
+
+        async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
+            try:
+                scope["imserver.set_timeout"](timeout_s + _GRACE_S)
+                caller = await self.caller_of(scope, headers_of(scope))
+                response = await self._run_route(route, caller, Request(scope, receive, send), timeout_s)
+            except ImError as exc:
+                await send_error(send, exc)
+            else:
+                await response(scope, receive, send)
+
+        return _Endpoint(endpoint)
+
+    async def _run_route(self, route: Route, caller: Caller, request: Request, timeout_s: float) -> Response:
+        self._admit(route, caller)
+        context = self._router.route_context(route.owner, caller)
+        try:
+            with trio.move_on_after(timeout_s):
+                result = await route.handler(context, request)
+                await context.wait_durable()
+                if isinstance(result, Response):
+                    return result
+                return Response(encode_json({"code": 0, **fields_of(result)}), media_type="application/json")
+            raise DeadlineExceeded("the request ran past its deadline; whether it took effect is not known")
+        except ImError:
+            raise
+        except Exception as exc:
+            raise self._router.fault(f"{route.method} {route.path}", 0, route.owner, caller, exc) from exc
+
+    def _admit(self, route: Route, caller: Caller) -> None:
+        if self._router.is_draining:
+            raise Unavailable("the server is stopping; try again in a moment")
+        if route.allow != ANYONE and caller.user_id is None and (caller.scopes is None or route.role is None):
+            raise NotAuthenticated(
+                "log in first: Authorization: Bearer <token>"
+                if caller.scopes is None
+                else "say which user this is for: the header X-IM-User"
+            )
+        if route.role is not None and route.role not in caller.roles:
+            raise PermissionDenied(f"this needs the role {route.role}")
+        if caller.scopes is not None and (route.role is None or route.role not in caller.scopes):
+            check_scope(caller.scopes, route.owner, f"{route.method} {route.path}")
+
+
+class _Endpoint:
+    """An ASGI app as Starlette's routes tell it from a function that takes a request."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+
+# ---------------------------------------------------------------- what a request says
+
+
+def _credentials(
+    authorization: bytes | None,
+    api_key: bytes | None,
+    acting_for: bytes | None,
+    certificate: Mapping[str, Any] | None,
+    address: str,
+) -> Credentials:
+    token: str | None = None
+    if authorization is not None:
+        scheme, _, value = authorization.decode("latin-1").partition(" ")
+        if scheme.lower() != "bearer" or not value.strip():
+            raise NotAuthenticated("Authorization takes `Bearer <token>`")
+        token = value.strip()
+    if token is not None and api_key is not None:
+        raise InvalidBody("give a token or an API key, not both")
+    if token is not None and acting_for is not None:
+        raise PermissionDenied("X-IM-User goes with an API key; a token is one user's own")
+    return Credentials(
+        token=token,
+        api_key=None if api_key is None else api_key.decode("latin-1").strip(),
+        acting_for=None if acting_for is None else acting_for.decode("latin-1").strip(),
+        certificate=certificate if token is None and api_key is None else None,
+        address=address,
+    )
+
+
+def check_type(headers: Headers) -> None:
+    """Take JSON in UTF-8 alone. A browser cannot send it to us from a page of others without asking before (CORS).
+
+    Raises:
+        UnsupportedType: it is something else.
+    """
+    kind, _, parameters = headers.get(b"content-type", b"").lower().partition(b";")
+    charset = parameters.replace(b" ", b"").replace(b'"', b"")
+    if kind.strip() != _JSON or charset not in (b"", b"charset=utf-8"):
+        raise UnsupportedType("a body is JSON in UTF-8: Content-Type: application/json")
+
+
+def _fields(body: bytes) -> dict[str, Any]:
+    try:
+        fields = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise InvalidBody(f"the body is no valid JSON: {exc}") from exc
+    if not isinstance(fields, dict):
+        raise InvalidBody("the body must be a JSON object")
+    return fields
+
+
+def _add_key(fields: dict[str, Any], key: bytes) -> None:
+    """`Idempotency-Key` serves as `client_id`."""
+    try:
+        client_id = key.decode("ascii")
+    except UnicodeDecodeError:
+        client_id = ""
+    if not 1 <= len(client_id) <= MAX_IDEMPOTENCY_KEY_BYTES:
+        raise InvalidBody(f"Idempotency-Key has 1 to {MAX_IDEMPOTENCY_KEY_BYTES} ASCII characters", field="client_id")
+    if fields.setdefault("client_id", client_id) != client_id:
+        raise InvalidBody("Idempotency-Key and client_id differ; give one of them", field="client_id")
+
+
+def _with_key(body: bytes, key: bytes) -> bytes:
+    fields = _fields(body) if body else {}
+    _add_key(fields, key)
+    return encode_json(fields)
+
+
+def _types_of(request: type | None) -> Mapping[str, Any]:
+    """The types of a request's fields, by their names on the wire."""
+    if request is None:
+        return {}
+    types = get_type_hints(request, include_extras=True)
+    if issubclass(request, msgspec.Struct):
+        return dict(zip(request.__struct_encode_fields__, map(types.__getitem__, request.__struct_fields__), strict=True))
+    return types
+
+
+def _query_fields(request: Request, resource: Resource, types: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields behind the question mark, in the types of the command's own."""
+    given: dict[str, Any] = {}
+    for name, value in request.query_params.multi_items():
+        if name not in resource.query:
+            raise InvalidBody(f"there is no parameter {name[:64]}; there are {', '.join(resource.query)}", field=name[:64])
+        if name in given:
+            raise InvalidBody(f"the parameter {name} comes twice", field=name)
+        given[name] = value.split(",") if name.endswith("_ids") else value
+    for name, value in given.items():
+        try:
+            given[name] = msgspec.convert(value, types.get(name, str), strict=False)
+        except msgspec.ValidationError as exc:
+            raise InvalidBody(str(exc), field=name) from exc
+    return given

@@ -1,0 +1,259 @@
+/** The model of the page: one client, its conversations, people and what is on its way. It knows no element. */
+import { Command, ImClient } from "/imserver.js";
+import { Emitter, Lru, oncePerFrame } from "/app/emitter.js";
+import { Media, Upload } from "/app/media.js";
+import { Timeline } from "/app/timeline.js";
+
+const MAX_TIMELINES = 12;
+const MAX_PEOPLE = 2000;
+const MAX_DRAFTS = 200;
+const MAX_UPLOADS = 50;
+const WATCHED = 200;
+const TYPING_SHOWN_MS = 6000;
+const TYPING_TOLD_MS = 3000;
+
+/**
+ * Events: `list` (conversations, people or presence changed), `timeline` (conversation id), `open` (conversation id or null),
+ * `state`, `typing` (conversation id), `incoming` (message), `ended`, `problem`, `features`.
+ */
+export class Chat extends Emitter {
+  constructor({ store, deviceId }) {
+    super();
+    this.client = new ImClient({ store, deviceId, history: "new", skipBeyond: 500 });
+    this.media = new Media(this.client);
+    this.timelines = new Lru(MAX_TIMELINES);
+    this.people = new Lru(MAX_PEOPLE);
+    this.groups = new Lru(MAX_PEOPLE);
+    this.drafts = new Lru(MAX_DRAFTS);
+    this.replies = new Lru(MAX_DRAFTS);
+    /** @type {Upload[]} */ this.uploads = [];
+    this.typing = new Map(); // conversation id -> Map of user id -> timer
+    this.presence = new Map();
+    this.watched = new Set();
+    this.features = {};
+    this.openId = null;
+    this.isSynced = false;
+    this.wanted = new Set();
+    this.lastTold = 0;
+    this.listChanged = oncePerFrame(() => this.emit("list"));
+    this.askPeople = oncePerFrame(() => this.#askPeople());
+    this.#listen();
+  }
+
+  get me() { return this.client.userId; }
+
+  #listen() {
+    const { client } = this;
+    client.on("state", (state) => { if (state.name !== "online") this.presence.clear(); this.emit("state", state); this.listChanged(); });
+    client.on("conversation", (entry) => { this.listChanged(); if (entry.conversation_id === this.openId) this.emit("timeline", this.openId); });
+    client.on("synced", () => { this.isSynced = true; this.listChanged(); this.#detect(); });
+    client.on("message", (message) => this.#arrived(message));
+    client.on("changed", ({ conversation_id: id, seq, message }) => { this.timelines.get(id)?.change(seq, message); this.emit("timeline", id); });
+    client.on("gap", ({ conversation_id: id }) => {
+      if (id === this.openId) this.timelines.get(id)?.loadNewest(); else this.timelines.delete(id);
+    });
+    client.on("outgoing", ({ client_id: clientId, outgoing }) => {
+      if (outgoing?.status === "failed") this.emit("failed", outgoing);
+      this.emit("timeline", outgoing?.conversation_id ?? this.openId, clientId);
+      this.listChanged();
+    });
+    client.on("read", ({ conversation_id: id }) => this.emit("timeline", id));
+    client.on("typing", (body) => this.#typing(body));
+    client.on("presence", (entry) => { this.presence.set(entry.user_id, entry); this.listChanged(); });
+    client.on("group", ({ group_id: id }) => { this.groups.delete(id); this.#askGroup(id); });
+    client.on("ended", (why) => this.emit("ended", why));
+    client.on("problem", ({ error }) => this.emit("problem", error));
+  }
+
+  // ---------------------------------------------------------------- people and groups
+
+  /** The name to show: never without the id where it matters who it is. */
+  name(userId) {
+    const person = this.people.get(userId);
+    if (person === undefined) { this.wanted.add(userId); this.askPeople(); }
+    return person?.nickname || userId;
+  }
+
+  title(conversation) {
+    if (conversation.kind === "direct") return this.name(conversation.peer);
+    const id = conversation.conversation_id.slice(2);
+    const group = typeof conversation.group === "object" ? conversation.group : this.groups.get(id);
+    if (group === undefined) this.#askGroup(id);
+    return group?.name || id;
+  }
+
+  async #askPeople() {
+    const ids = [...this.wanted].slice(0, 100);
+    if (!ids.length || !this.client.isOnline) return;
+    for (const id of ids) { this.wanted.delete(id); this.people.set(id, null); } // asked: not again by the next look
+    try {
+      for (const person of await this.client.users(ids)) this.people.set(person.user_id, person);
+      this.emit("people");
+      this.listChanged();
+    } catch (error) {
+      for (const id of ids) this.people.delete(id);
+      if (error.code !== 0) this.emit("problem", error);
+    }
+    if (this.wanted.size) this.askPeople();
+  }
+
+  async #askGroup(id) {
+    this.groups.set(id, null);
+    try {
+      const { group } = await this.client.request(Command.GET_GROUP, { group_id: id });
+      this.groups.set(id, group);
+      this.emit("people");
+      this.listChanged();
+    } catch (error) {
+      if (error.code === 0) this.groups.delete(id); // not now: the next look asks again
+    }
+  }
+
+  /** @returns {Promise<object|null>} the person, or null: there is none of this id */
+  async findPerson(userId) {
+    const [person] = await this.client.users([userId]);
+    if (person) this.people.set(userId, person);
+    return person ?? null;
+  }
+
+  // ---------------------------------------------------------------- what the server can do
+
+  async #detect() {
+    const names = { recall: Command.RECALL, edit: Command.EDIT, react: Command.REACT, search: Command.SEARCH, presence: Command.WATCH_PRESENCE };
+    try {
+      for (const [name, command] of Object.entries(names)) this.features[name] = await this.client.supports(command);
+    } catch (error) {
+      if (error.code !== 0) this.emit("problem", error);
+      return; // the connection went; the next login asks again
+    }
+    this.emit("features");
+    this.watchPeers();
+  }
+
+  watchPeers() {
+    if (!this.features.presence) return;
+    const peers = this.client.conversations.slice(0, WATCHED).map((one) => one.peer).filter((peer) => peer && !this.watched.has(peer));
+    if (!peers.length) return;
+    for (const peer of peers) this.watched.add(peer);
+    this.client.watchPresence(peers).catch((error) => { if (error.code !== 0) this.emit("problem", error); });
+  }
+
+  // ---------------------------------------------------------------- messages
+
+  #arrived(message) {
+    if (!message.seq) return; // not stored: nothing that this page shows
+    const id = message.conversation_id;
+    const timeline = this.timelines.get(id);
+    const isShown = timeline?.append(message);
+    this.#stopTyping(id, message.from);
+    if (isShown || timeline) this.emit("timeline", id);
+    if (message.from !== this.me) this.emit("incoming", message);
+    if (message.seq === 1) this.watchPeers();
+  }
+
+  timeline(id) {
+    let timeline = this.timelines.get(id);
+    if (!timeline) {
+      timeline = new Timeline(this.client, id, () => this.emit("timeline", id));
+      this.timelines.set(id, timeline);
+    }
+    return timeline;
+  }
+
+  /** Open a conversation; `seq` is a message to show. */
+  open(id, seq) {
+    this.openId = id;
+    if (id) {
+      const timeline = this.timeline(id);
+      const conversation = this.client.conversation(id);
+      timeline.firstUnread = conversation?.unread ? conversation.read_seq + 1 : 0;
+      if (seq) timeline.loadAround(seq).then(() => this.emit("reveal", seq));
+      else if (!timeline.isLoaded || timeline.hasNewer) timeline.loadNewest();
+    }
+    this.emit("open", id);
+    this.listChanged();
+  }
+
+  conversation(id) {
+    if (!id) return null;
+    const known = this.client.conversation(id);
+    if (known) return known;
+    const [first, second] = id.slice(2).split(":");
+    return { conversation_id: id, kind: id.startsWith("g:") ? "group" : "direct", peer: first === this.me ? second : first,
+      last_seq: 0, read_seq: 0, unread: 0, peer_read_seq: 0, last_message: null };
+  }
+
+  /** All conversations that have anything to show, newest first. */
+  list() {
+    const byId = new Map(this.client.conversations.map((one) => [one.conversation_id, one]));
+    for (const one of this.client.outgoing) if (!byId.has(one.conversation_id)) byId.set(one.conversation_id, this.conversation(one.conversation_id));
+    const last = new Map();
+    for (const one of this.client.outgoing) last.set(one.conversation_id, one);
+    return [...byId.values()].map((one) => ({ ...one, pending: last.get(one.conversation_id) }))
+      .map((one) => ({ ...one, time: Math.max(one.last_message?.sent_at ?? 0, one.pending?.created_at ?? 0) }))
+      .filter((one) => one.time > 0 || one.kind === "group")
+      .sort((a, b) => Number(b.pinned ?? false) - Number(a.pinned ?? false) || b.time - a.time);
+  }
+
+  unreadTotal() { return this.client.conversations.reduce((sum, one) => sum + (one.muted ? 0 : one.unread), 0); }
+  pending(id) { return this.client.outgoing.filter((one) => one.conversation_id === id); }
+  uploadsOf(id) { return this.uploads.filter((one) => one.conversationId === id); }
+
+  send(id, text, replyTo) {
+    this.told(id, false);
+    this.client.send(id, text, { replyTo }).catch((error) => {
+      if (error.error === "outbox_full") this.emit("problem", error); // every other refusal is shown at the message
+    });
+  }
+
+  upload(id, files) {
+    for (const file of [...files].slice(0, MAX_UPLOADS - this.uploads.length)) {
+      const upload = new Upload(this.client, this.media, id, file, (one) => {
+        if (one.isDone) this.uploads = this.uploads.filter((other) => other !== one);
+        this.emit("timeline", id);
+      });
+      this.uploads.push(upload);
+      upload.run();
+    }
+    this.emit("timeline", id);
+  }
+
+  // ---------------------------------------------------------------- typing
+
+  /** The user types, or has stopped. */
+  told(id, on) {
+    const now = Date.now();
+    if (on && now - this.lastTold < TYPING_TOLD_MS) return;
+    if (!on && !this.lastTold) return;
+    this.lastTold = on ? now : 0;
+    this.client.typing(id, on);
+  }
+
+  #typing({ conversation_id: id, user_id: userId, on }) {
+    if (userId === this.me) return;
+    this.#stopTyping(id, userId);
+    if (on === false) return;
+    if (!this.typing.has(id)) this.typing.set(id, new Map());
+    if (this.typing.get(id).size < 20) this.typing.get(id).set(userId, setTimeout(() => this.#stopTyping(id, userId), TYPING_SHOWN_MS));
+    this.emit("typing", id);
+    this.listChanged();
+  }
+
+  #stopTyping(id, userId) {
+    const timers = this.typing.get(id);
+    if (!timers?.has(userId)) return;
+    clearTimeout(timers.get(userId));
+    timers.delete(userId);
+    if (!timers.size) this.typing.delete(id);
+    this.emit("typing", id);
+    this.listChanged();
+  }
+
+  whoTypes(id) { return [...(this.typing.get(id)?.keys() ?? [])]; }
+
+  close() {
+    for (const upload of [...this.uploads]) upload.cancel();
+    this.media.close();
+    this.client.close();
+  }
+}

@@ -1,0 +1,164 @@
+/** The page of somebody who is logged in: the list at the left, the open conversation at the right, or one of them on a phone. */
+import { clearToasts, h, icon, iconButton, toast } from "/app/dom.js";
+import { connectionBanner } from "/app/banner.js";
+import { ChatView, copy } from "/app/chat-view.js";
+import { t } from "/app/i18n.js";
+import { ListView } from "/app/list-view.js";
+import { closeMenu, showMenu } from "/app/menu.js";
+import { Notifier } from "/app/notify.js";
+import { SearchView } from "/app/search.js";
+import { settingsEntries } from "/app/settings.js";
+import { avatar, explain } from "/app/text.js";
+import { directId } from "/imserver.js";
+
+/** @param {import("/app/chat.js").Chat} chat @param {{onLogout: () => void, onOtherAccount: () => void, onLanguage: () => void}} actions */
+export function shell(chat, actions) {
+  const modifier = /Mac|iP(hone|ad)/.test(navigator.platform) ? "⌘K" : "Ctrl K";
+  let view = null;
+
+  const list = new ListView(chat, { onOpen: (id) => open(id) });
+  const results = new SearchView(chat, { onOpen: (id, seq) => { endSearch(); open(id, seq); }, onPerson: (userId) => startChat(userId) });
+  const notifier = new Notifier(chat, (id) => open(id));
+  const banner = connectionBanner(chat);
+
+  // ---- the left side
+  const field = h("input", { type: "search", class: "search-field", placeholder: t("searchHint"), "aria-label": t("searchHint"), autocomplete: "off", spellcheck: "false", autocapitalize: "none",
+    oninput: () => showSearch(), onkeydown: (event) => {
+      if (event.isComposing) return;
+      if (event.key === "Enter" && field.value.trim()) { event.preventDefault(); results.first(field.value.trim()); }
+      else if (event.key === "Escape") { event.stopPropagation(); if (field.value) endSearch(); else view?.focus(); }
+      else if (event.key === "ArrowDown") { event.preventDefault(); (field.value ? results.element : list.element).querySelector("button")?.focus(); }
+    } });
+  const menuButton = iconButton("menu", t("menu"), () => showMenu(menuButton, [
+    { label: t("copyId"), note: chat.me, icon: "copy", run: () => copy(chat.me) },
+    ...settingsEntries({ notifier, onLanguage: actions.onLanguage }),
+    { label: t("shortcuts"), icon: "search", run: () => toast(t("shortcutsText"), { isError: false }) },
+    { label: t("otherAccount"), icon: "users", run: actions.onOtherAccount },
+    { label: t("logout"), icon: "logout", isDanger: true, run: actions.onLogout },
+  ], { label: t("menu") }), { "aria-haspopup": "menu", "aria-expanded": "false" });
+  const empty = h("div", { class: "list-empty", hidden: true }, h("h2", {}, t("emptyTitle")), h("p", {}, t("emptyText")));
+  const self = h("div", { class: "self" });
+  const sidebar = h("nav", { class: "sidebar", "aria-label": t("conversations") },
+    h("header", { class: "sidebar-head" }, self, menuButton),
+    h("div", { class: "search" }, icon("search"), field),
+    list.element, empty, results.element);
+
+  // ---- the right side
+  const main = h("main", { class: "main" });
+  const element = h("div", { class: "shell", dataset: { pane: "list" } }, banner.element, h("div", { class: "panes" }, sidebar, main));
+
+  function showSelf() {
+    const name = chat.name(chat.me);
+    self.replaceChildren(avatar(chat.me, name, "avatar-small"), h("span", { class: "self-text" }, h("strong", { dir: "auto" }, name), name === chat.me ? null : h("span", { class: "self-id" }, `@${chat.me}`)));
+  }
+
+  function showList() {
+    const query = field.value.trim();
+    const count = list.render();
+    list.element.hidden = Boolean(query) || count === 0;
+    results.element.hidden = !query;
+    empty.hidden = Boolean(query) || count > 0 || !chat.isSynced;
+    if (!view) showNothing(count);
+  }
+
+  function showSearch() {
+    results.show(field.value.trim());
+    showList();
+  }
+
+  function endSearch() {
+    field.value = "";
+    showSearch();
+  }
+
+  let shownNothing = null;
+  function showNothing(count) {
+    const isNew = count === 0 && chat.isSynced;
+    const key = `${isNew}${chat.name(chat.me)}`;
+    if (shownNothing === key) return;
+    shownNothing = key;
+    const fault = h("p", { class: "form-error", role: "alert", id: "start-fault" });
+    const input = h("input", { class: "input", name: "peer", "aria-describedby": "start-fault", "aria-label": t("userId"), placeholder: t("userId"), autocomplete: "off", autocapitalize: "none", spellcheck: "false", maxlength: 64 });
+    main.replaceChildren(h("div", { class: "nothing" },
+      h("img", { src: "/app/icon.svg", alt: "", width: 72, height: 72 }),
+      h("h1", {}, isNew ? t("welcomeTitle", { name: chat.name(chat.me) }) : t("pickTitle")),
+      h("p", {}, isNew ? t("welcomeText") : t("pickText", { key: modifier })),
+      isNew ? h("form", { class: "start-form", onsubmit: (event) => { event.preventDefault(); fault.textContent = ""; startChat(input.value.trim(), (text) => { fault.textContent = text; input.focus(); }); } }, input, h("button", { class: "button button-primary" }, t("startChat"))) : null,
+      isNew ? fault : null,
+      isNew ? h("p", { class: "your-id" }, t("yourId", { id: "" }), h("button", { type: "button", class: "id-chip", title: t("copyId"), "aria-label": `${t("copyId")}: ${chat.me}`, onclick: () => copy(chat.me) }, chat.me, icon("copy"))) : null));
+  }
+
+  function open(id, seq) {
+    closeMenu();
+    clearToasts();
+    if (id === chat.openId && view) {
+      element.dataset.pane = "chat";
+      if (seq) view.timeline.reveal(seq);
+      view.focus();
+      return;
+    }
+    view?.close();
+    view = null;
+    chat.open(id, seq);
+    shownNothing = null;
+    if (id) {
+      view = new ChatView(chat, id, { onBack: () => { history.state?.chat ? history.back() : open(null); } });
+      main.replaceChildren(view.element);
+      if (element.dataset.pane === "list") history.pushState({ chat: true }, "");
+      if (matchMedia("(pointer: fine)").matches) view.focus(); // on a phone the keyboard would cover the messages
+    }
+    element.dataset.pane = id ? "chat" : "list";
+    showList();
+    rememberOpen(id);
+  }
+
+  async function startChat(userId, complain = toast) {
+    if (!userId) return;
+    if (userId === chat.me) return complain(t("writeToSelf"));
+    try {
+      const id = directId(chat.me, userId);
+      const isKnown = chat.client.conversation(id)?.last_seq > 0;
+      if (!isKnown && (!/^[A-Za-z0-9_.@-]{1,64}$/.test(userId) || !await chat.findPerson(userId))) return complain(t("noSuchUser", { id: userId }));
+      endSearch();
+      open(id);
+    } catch (error) {
+      complain(explain(error));
+    }
+  }
+
+  // ---- the keyboard
+  const keys = (event) => {
+    const isCommand = (event.ctrlKey || event.metaKey) && !event.altKey;
+    if (isCommand && event.key.toLowerCase() === "k") { event.preventDefault(); element.dataset.pane = "list"; field.focus(); field.select(); }
+    else if (event.altKey && (event.key === "ArrowUp" || event.key === "ArrowDown")) { event.preventDefault(); list.step(event.key === "ArrowUp" ? -1 : 1); }
+    else if (event.key === "Escape" && view && !document.querySelector("dialog[open]")) {
+      if (main.contains(document.activeElement) && document.activeElement !== view.composer.field) view.focus();
+      else { const id = chat.openId; open(null); sidebar.querySelector(`[data-conversation="${CSS.escape(id)}"]`)?.focus(); }
+    }
+  };
+  const back = () => { if (view) open(null); };
+  document.addEventListener("keydown", keys);
+  addEventListener("popstate", back);
+
+  const off = [chat.on("list", showList), chat.on("people", () => { showSelf(); showList(); }), chat.on("problem", (error) => toast(explain(error)))];
+  showSelf();
+  showList();
+  const last = recallOpen();
+  return {
+    element,
+    focus: () => field.focus(),
+    restore: () => { if (last?.startsWith("d:") || last?.startsWith("g:")) open(last); else if (matchMedia("(pointer: fine)").matches) (main.querySelector("input") ?? field).focus(); },
+    close: () => {
+      view?.close();
+      banner.close();
+      notifier.close();
+      for (const one of off) one();
+      document.removeEventListener("keydown", keys);
+      removeEventListener("popstate", back);
+      closeMenu();
+    },
+  };
+
+  function rememberOpen(id) { try { sessionStorage.setItem("imserver:open", JSON.stringify([chat.me, id])); } catch { /* storage is blocked: a reload begins at the list */ } }
+  function recallOpen() { try { const [who, id] = JSON.parse(sessionStorage.getItem("imserver:open")) ?? []; return who === chat.me ? id : null; } catch { return null; } }
+}

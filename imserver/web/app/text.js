@@ -1,0 +1,75 @@
+/** What messages look like as text. Everything here makes text nodes, and links to http and https alone. */
+import { h } from "/app/dom.js";
+import { t } from "/app/i18n.js";
+
+const URL_IN_TEXT = /\bhttps?:\/\/[^\s<>"'`]+/giu;
+const TRAILING = /[.,;:!?。，；：！？）)\]}»”’]+$/u;
+
+/** Text with its links. @returns {(Node|string)[]} */
+export function linkify(text) {
+  const nodes = [];
+  let at = 0;
+  for (const found of text.matchAll(URL_IN_TEXT)) {
+    let address = found[0].replace(TRAILING, "");
+    if (found[0].startsWith(`${address})`) && address.includes("(")) address += ")"; // https://en.wikipedia.org/wiki/A_(b)
+    const url = URL.canParse(address) ? new URL(address) : null;
+    if (!url || (url.protocol !== "https:" && url.protocol !== "http:")) continue;
+    nodes.push(text.slice(at, found.index), h("a", { href: url.href, target: "_blank", rel: "noopener noreferrer nofollow" }, address));
+    at = found.index + address.length;
+  }
+  nodes.push(text.slice(at));
+  return nodes;
+}
+
+/** A message in one line, for lists, quotes and notifications. */
+export function summary(message, me) {
+  if (!message) return "";
+  if (message.recalled) return message.from === me ? t("recalledByYou") : t("recalled");
+  const { type, body } = message;
+  if (typeof body === "string") return body.length > 300 ? `${body.slice(0, 300)}…` : body;
+  if (["image", "file", "audio", "video"].includes(type)) return typeof body?.name === "string" ? `${t(type)} · ${body.name}` : t(type);
+  if (typeof body?.text === "string") return body.text;
+  return t("unknownMessage", { type });
+}
+
+/** Whether this is a handful of emoji and nothing else: shown larger. */
+export const isJumbo = (text) => text.length <= 24 && /^(\p{RI}\p{RI}|\p{Emoji_Presentation}|\p{Extended_Pictographic}|\p{Emoji_Modifier}|\u200d|\ufe0f|\s){1,14}$/u.test(text)
+  && /\p{Extended_Pictographic}|\p{RI}/u.test(text);
+
+/** The letters of an avatar. */
+export function initials(name) {
+  const words = name.trim().split(/[\s._@-]+/u).filter(Boolean);
+  const first = [...(words[0] ?? "?")][0];
+  if (/\p{Script=Han}/u.test(first)) return [...name.trim()].slice(-2).join("");
+  return (first + (words.length > 1 ? [...words.at(-1)][0] : "")).toUpperCase();
+}
+
+/** One of eight colours, the same for a name at all times. */
+export function colour(id) {
+  let hash = 7;
+  for (const letter of id) hash = (hash * 31 + letter.codePointAt(0)) >>> 0;
+  return hash % 8;
+}
+
+export const avatar = (id, name, more = "") =>
+  h("span", { class: `avatar avatar-${colour(id)} ${more}`, "aria-hidden": "true" }, initials(name));
+
+/** What to tell a person about an error. */
+export function explain(error) {
+  const seconds = Math.max(1, Math.ceil((error.retryAfterMs ?? 1000) / 1000));
+  if (error.error === "outbox_full") return t("err_outbox_full");
+  if (error.name === "QuotaExceededError") return t("err_storage");
+  switch (error.code) {
+    case 0: return t("err_connection");
+    case 401: return t("err_unauthenticated");
+    case 403: return t("err_forbidden");
+    case 409: return t("err_conflict");
+    case 413: return t("err_too_large");
+    case 429: return t("err_rate_limited", { seconds });
+    case 503: return t("err_unavailable");
+    case 400:
+      if (error.field === "user_id") return t("err_userId");
+      if (error.field === "password") return t("err_password");
+  }
+  return t("err_other", { message: error.message });
+}
