@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def frames_door(config: Config, tls: ServerTls | None) -> Door:
     """`[tcp]`: the framed protocol."""
 
-    def open_session(shard: Shard, sock: socket.socket | TlsSocket, address: str) -> None:
+    def open_session(shard: Shard, sock: socket.socket | TlsSocket, address: str, local: str) -> None:
         shard.accept(Session(shard, sock, address))
 
     return Door(open_session, refuse_frames, is_http=False, tls=tls, proxy=config.proxy)
@@ -47,12 +47,14 @@ class HttpDoors:
         """The door of one address."""
         return Door(self._open, refuse_http, is_http=True, tls=tls, proxy=self._config.proxy)
 
-    def _open(self, shard: Shard, sock: socket.socket | TlsSocket, address: str) -> None:
-        shard.start_soon(self._serve, shard, sock, address)
+    def _open(self, shard: Shard, sock: socket.socket | TlsSocket, address: str, local: str) -> None:
+        shard.start_soon(self._serve, shard, sock, address, local)
 
-    async def _serve(self, shard: Shard, sock: socket.socket | TlsSocket, address: str) -> None:
+    async def _serve(self, shard: Shard, sock: socket.socket | TlsSocket, address: str, local: str) -> None:
         try:
-            await self.servers[shard.index].serve_connection(sock, address, is_secure=isinstance(sock, TlsSocket))
+            await self.servers[shard.index].serve_connection(
+                sock, address, is_secure=isinstance(sock, TlsSocket), local=local
+            )
         finally:
             # A WebSocket that came of it counts for itself.
             shard.directory.dismiss(address)

@@ -89,13 +89,13 @@ class Door:
     """What a listening address is for.
 
     Attributes:
-        open: takes a connection that was admitted, in its shard's thread: (shard, socket, the client's address).
+        open: takes a connection that was admitted, in its shard's thread: (shard, socket, the client's address, ours).
         refusal: what one gets that finds no place, if it speaks no TLS: from the limit that was reached.
         is_http: for TLS, which agrees on the protocol.
         tls: None: plain.
     """
 
-    open: Callable[[Shard, socket.socket | TlsSocket, str], None]
+    open: Callable[[Shard, socket.socket | TlsSocket, str, str], None]
     refusal: Callable[[str], bytes]
     is_http: bool
     tls: ServerTls | None
@@ -126,6 +126,7 @@ class Listener:
         self._shard = shard
         self._socket = sock
         self._door = door
+        self._local = shown_address(sock)
         self._headers = ProxyHeaders(shard, self._admit, self._refuse_header)
         self._is_open = True
         self._said_at = -_SAY_AGAIN_S
@@ -161,7 +162,8 @@ class Listener:
         )
         if refused is None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            door.open(shard, sock if door.tls is None else door.tls.wrap(sock, is_http=door.is_http), address)
+            connection = sock if door.tls is None else door.tls.wrap(sock, is_http=door.is_http)
+            door.open(shard, connection, address, self._local)
             return
         if door.tls is None:
             # A fresh socket's buffer takes this whole; if it does not, the peer is gone anyway.

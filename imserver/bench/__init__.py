@@ -4,6 +4,7 @@ It must never be what is measured, so it shares nothing with the server: raw non
 frames made by one formatting each, and answers that are searched for a few bytes rather than decoded.
 
     wire.py     the bytes: frames to send, and the search for ids in what was received
+    framing.py  how frames travel: over TCP, or in the messages of a WebSocket
     pair.py     one sender and one recipient: what they have sent and got
     load.py     connects the pairs and drives them through warm-up, the measured span and the rest
     checks.py   afterwards: was each message acked, delivered once, in order, and stored?

@@ -12,7 +12,7 @@ from typing import Any
 import msgpack
 from attrs import frozen
 
-from imserver.bench.load import Pair, receive_frame
+from imserver.bench.load import Pair, receive_frames
 from imserver.bench.pair import Recipient, Sender
 from imserver.bench.wire import COUNTER_DIGITS, PULL, RID_BASE, pack
 
@@ -176,14 +176,17 @@ def _archive_problems(pair: Pair, outcome: Outcome) -> Iterator[str]:
 def _page(recipient: Recipient, after_seq: int, limit: int) -> Generator[str, None, list[dict[str, Any]]]:
     """A page of the conversation; yields problems, returns the messages."""
     fields = {"rid": 1, "conversation_id": recipient.conversation, "after_seq": after_seq, "limit": limit}
-    recipient.sock.sendall(pack(PULL, fields))
-    while True:
-        command, body = receive_frame(recipient.sock)
-        if command == PULL:
-            break
-        yield f"{recipient.user_id}: a frame of command {command} came when all was over: {str(body)[:300]}"
-    messages = body.get("messages")
-    if body.get("code") != 0 or not isinstance(messages, list):
-        yield f"{recipient.conversation}: PULL failed: {str(body)[:300]}"
+    pull = pack(PULL, fields)
+    recipient.sock.sendall(recipient.framing.header(len(pull)) + pull)
+    answer: dict[str, object] | None = None
+    while answer is None:
+        for command, body in receive_frames(recipient.sock, recipient.framing):
+            if command == PULL:
+                answer = body
+            else:
+                yield f"{recipient.user_id}: a frame of command {command} came when all was over: {str(body)[:300]}"
+    messages = answer.get("messages")
+    if answer.get("code") != 0 or not isinstance(messages, list):
+        yield f"{recipient.conversation}: PULL failed: {str(answer)[:300]}"
         return []
     return messages

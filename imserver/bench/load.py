@@ -13,8 +13,9 @@ from contextlib import contextmanager
 import jwt
 from attrs import frozen
 
+from imserver.bench.framing import FRAMINGS, Address, Framing, shake_hands
 from imserver.bench.pair import Recipient, Sender
-from imserver.bench.wire import AUTH, HEADER_BYTES, MAX_FRAME_BYTES, BenchFailed, Naming, frames_of, pack
+from imserver.bench.wire import AUTH, BenchFailed, Naming, frames_of, pack
 
 #: After the last message: how long nothing more must come. A message that is pushed twice would come then.
 QUIET_S = 0.25
@@ -52,9 +53,7 @@ class Mark:
 
 
 @contextmanager
-def connected(
-    address: tuple[str, int], secret: bytes, count: int, naming: Naming, *, patience_s: float
-) -> Iterator[list[Pair]]:
+def connected(address: Address, secret: bytes, count: int, naming: Naming, *, patience_s: float) -> Iterator[list[Pair]]:
     """Pairs of logged-in connections; all are closed at the end.
 
     No user is registered: each gets a token as an integrating system would sign it, and exists from its AUTH on.
@@ -62,17 +61,21 @@ def connected(
     Raises:
         BenchFailed: the server cannot be reached, or refuses a token.
     """
+    framing = FRAMINGS[address.transport]
     _allow_descriptors(2 * count + 100)
     sockets: list[socket.socket] = []
     try:
         users = [user for index in range(count) for user in naming.users(index)]
         for user in users:
             sockets.append(_open(address, patience_s))
+            if address.transport == "ws":
+                _shake_hands(sockets[-1], address)
             now = int(time.time())
             token = jwt.encode({"sub": user, "iat": now, "exp": now + _TOKEN_TTL_S}, secret, algorithm="HS256")
-            sockets[-1].sendall(pack(AUTH, {"rid": 1, "token": token, "device_id": "bench"}))
+            auth = pack(AUTH, {"rid": 1, "token": token, "device_id": "bench"})
+            sockets[-1].sendall(framing.header(len(auth)) + auth)
         for user, sock in zip(users, sockets, strict=True):
-            _, body = receive_frame(sock)
+            _, body = receive_frames(sock, framing)[0]
             if body.get("code") != 0:
                 raise BenchFailed(f"the server refused AUTH of {user} ({body}); is this its secret file?")
             sock.setblocking(False)
@@ -82,8 +85,8 @@ def connected(
             sender, recipient = naming.users(index)
             pairs.append(
                 Pair(
-                    Sender(sockets[2 * index], sender, recipient, naming, index),
-                    Recipient(sockets[2 * index + 1], recipient, sender, naming, index, push_ids),
+                    Sender(sockets[2 * index], framing, sender, recipient, naming, index),
+                    Recipient(sockets[2 * index + 1], framing, recipient, sender, naming, index, push_ids),
                 )
             )
         yield pairs
@@ -92,39 +95,32 @@ def connected(
             sock.close()
 
 
-def _open(address: tuple[str, int], patience_s: float) -> socket.socket:
+def _open(address: Address, patience_s: float) -> socket.socket:
     try:
-        sock = socket.create_connection(address, timeout=patience_s)
+        sock = socket.create_connection((address.host, address.port), timeout=patience_s)
     except OSError as exc:
-        raise BenchFailed(f"cannot connect to {address[0]}:{address[1]}: {exc}") from exc
+        raise BenchFailed(f"cannot connect to {address}: {exc}") from exc
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock
 
 
-def receive_frame(sock: socket.socket) -> tuple[int, dict[str, object]]:
-    """The next frame of a blocking socket, decoded.
+def _shake_hands(sock: socket.socket, address: Address) -> None:
+    try:
+        shake_hands(sock, address)
+    except OSError as exc:
+        raise BenchFailed(f"no answer to the WebSocket's handshake from {address}: {exc}") from exc
+
+
+def receive_frames(sock: socket.socket, framing: Framing) -> list[tuple[int, dict[str, object]]]:
+    """What comes next from a blocking socket, decoded: one frame, or those of one message.
 
     Raises:
         BenchFailed: the connection ends, or nothing comes within the socket's time-out.
     """
     try:
-        head = _receive_exactly(sock, HEADER_BYTES)
-        length = int.from_bytes(head[:4], "big")
-        if not HEADER_BYTES <= length <= MAX_FRAME_BYTES:
-            raise BenchFailed(f"the server sent a frame with an impossible length of {length} bytes")
-        return next(frames_of(head + _receive_exactly(sock, length - HEADER_BYTES)))
+        return list(frames_of(framing.receive(sock)))
     except OSError as exc:
         raise BenchFailed(f"no answer from the server: {exc}") from exc
-
-
-def _receive_exactly(sock: socket.socket, size: int) -> bytes:
-    data = bytearray()
-    while len(data) < size:
-        more = sock.recv(min(size - len(data), 1 << 20))
-        if not more:
-            raise BenchFailed("the server closed the connection")
-        data += more
-    return bytes(data)
 
 
 def _allow_descriptors(wanted: int) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgpack
 
+from imserver.bench.framing import CLOSE, PING, Framing, closed_with, pong
 from imserver.bench.wire import (
     COUNTER_DIGITS,
     ERROR,
@@ -31,7 +32,6 @@ from imserver.bench.wire import (
     first_frame,
     frames_of,
     kind_of,
-    whole_frames,
 )
 
 #: One frame in so many is decoded as a whole and compared with what the search found.
@@ -52,6 +52,7 @@ class Connection:
         "_tail",
         "_until_sample",
         "conversation",
+        "framing",
         "marker",
         "naming",
         "odd_count",
@@ -60,8 +61,18 @@ class Connection:
         "user_id",
     )
 
-    def __init__(self, sock: socket.socket, user_id: str, conversation: str, naming: Naming, index: int, kind: int) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        framing: Framing,
+        user_id: str,
+        conversation: str,
+        naming: Naming,
+        index: int,
+        kind: int,
+    ) -> None:
         self.sock = sock
+        self.framing = framing
         self.user_id = user_id
         self.conversation = conversation
         self.marker = conversation_marker(conversation)
@@ -89,12 +100,23 @@ class Connection:
         """Whole frames out of what came, their number, and whether all are of the usual kind."""
         if self._tail:
             data = self._tail + data
-        end, count, is_plain = whole_frames(data, self._kind)
+        end, count, is_plain = self.framing.whole(data, self._kind)
         if end == len(data):
             self._tail = b""
             return data, count, is_plain
         self._tail = data[end:]
         return data[:end], count, is_plain
+
+    def _take_controls(self, chunk: bytes) -> None:
+        """Deal with what is no frame: a ping, or the end of the WebSocket."""
+        for opcode, payload in self.framing.controls(chunk):
+            if opcode == PING:
+                self._send_control(pong(payload))
+            elif opcode == CLOSE:
+                raise BenchFailed(f"the server closed the WebSocket of {self.user_id} {closed_with(payload)}")
+
+    def _send_control(self, data: bytes) -> None:
+        self.sock.send(data)  # a few bytes, on a socket that sends nothing else: the kernel has room
 
     def _is_sampled(self, count: int) -> bool:
         self._until_sample -= count
@@ -125,9 +147,13 @@ class Sender(Connection):
 
     __slots__ = ("_template", "acked_at", "acked_rids", "is_sending", "refused", "sampled_seqs", "sent_at", "unsent")
 
-    def __init__(self, sock: socket.socket, user_id: str, recipient: str, naming: Naming, index: int) -> None:
-        super().__init__(sock, user_id, conversation_id(user_id, recipient), naming, index, _RESPONSE_KIND)
-        self._template = naming.template(recipient)
+    def __init__(
+        self, sock: socket.socket, framing: Framing, user_id: str, recipient: str, naming: Naming, index: int
+    ) -> None:
+        super().__init__(sock, framing, user_id, conversation_id(user_id, recipient), naming, index, _RESPONSE_KIND)
+        frame = naming.template(recipient)
+        header = framing.header(len(frame % (bytes(4), 0)))  # all frames are equally long
+        self._template = header.replace(b"%", b"%%") + frame
         self.sent_at: list[float] = []
         self.acked_rids = bytearray()
         self.acked_at: list[float] = []
@@ -168,6 +194,10 @@ class Sender(Connection):
         """Send what the kernel did not take before."""
         self.unsent = self.unsent[self._send_now(self.unsent) :]
 
+    def _send_control(self, data: bytes) -> None:
+        self.unsent += data
+        self.flush()
+
     def _send_now(self, data: bytes) -> int:
         try:
             return self.sock.send(data)
@@ -179,6 +209,7 @@ class Sender(Connection):
         now = _now()
         chunk, count, is_plain = self._cut(data)
         if not count:
+            self._take_controls(chunk)
             return
         rids = RIDS.findall(chunk)
         if is_plain and len(rids) == count and chunk.count(SUCCESS) == count and chunk.count(self.marker) == count:
@@ -188,11 +219,12 @@ class Sender(Connection):
                 self._compare(chunk, rids[0])
         else:
             count = self._decode(chunk, now)
+            self._take_controls(chunk)
         if self.is_sending and count:
             self.send(count)
 
     def _compare(self, chunk: bytes, found: bytes) -> None:
-        _, body = first_frame(chunk)
+        _, body = first_frame(self.framing.frames(chunk))
         rid = int.from_bytes(found, "big")
         if body.get("rid") != rid or body.get("code") != 0 or body.get("conversation_id") != self.conversation:
             self.note(f"the search found a success with rid {rid}, but the frame reads {body}")
@@ -205,7 +237,7 @@ class Sender(Connection):
     def _decode(self, chunk: bytes, now: float) -> int:
         """The slow way, for everything that is not as usual; gives the number of responses."""
         count = 0
-        for command, body in frames_of(chunk):
+        for command, body in frames_of(self.framing.frames(chunk)):
             rid = body.get("rid")
             if command != SEND or not isinstance(rid, int):
                 self._unexpected(command, body)
@@ -238,9 +270,16 @@ class Recipient(Connection):
     __slots__ = ("_find_ids", "_sender", "pushed_at", "pushed_ids", "pushed_seqs")
 
     def __init__(
-        self, sock: socket.socket, user_id: str, sender: str, naming: Naming, index: int, push_ids: re.Pattern[bytes]
+        self,
+        sock: socket.socket,
+        framing: Framing,
+        user_id: str,
+        sender: str,
+        naming: Naming,
+        index: int,
+        push_ids: re.Pattern[bytes],
     ) -> None:
-        super().__init__(sock, user_id, conversation_id(user_id, sender), naming, index, _PUSH_KIND)
+        super().__init__(sock, framing, user_id, conversation_id(user_id, sender), naming, index, _PUSH_KIND)
         self._sender = sender
         self._find_ids: Callable[[bytes], list[bytes]] = push_ids.findall
         self.pushed_ids = bytearray()
@@ -257,6 +296,7 @@ class Recipient(Connection):
         now = _now()
         chunk, count, is_plain = self._cut(data)
         if not count:
+            self._take_controls(chunk)
             return
         ids, seqs = self._find_ids(chunk), SEQS.findall(chunk)
         if is_plain and len(ids) == count and len(seqs) == count and chunk.count(self.marker) == count:
@@ -267,9 +307,10 @@ class Recipient(Connection):
                 self._compare(chunk, ids[0], seqs[0])
         else:
             self._decode(chunk, now)
+            self._take_controls(chunk)
 
     def _compare(self, chunk: bytes, found_id: bytes, found_seq: bytes) -> None:
-        _, body = first_frame(chunk)
+        _, body = first_frame(self.framing.frames(chunk))
         found = (self.naming.client_id(int(found_id, 16)), msgpack.unpackb(found_seq))
         if (body.get("client_id"), body.get("seq")) != found:
             self.note(f"the search found {found}, but the frame reads {body}")
@@ -283,7 +324,7 @@ class Recipient(Connection):
 
     def _decode(self, chunk: bytes, now: float) -> None:
         """The slow way, for everything that is not as usual."""
-        for command, body in frames_of(chunk):
+        for command, body in frames_of(self.framing.frames(chunk)):
             if command != MESSAGE:
                 self._unexpected(command, body)
                 continue

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from imserver.bench.framing import Address
 from imserver.bench.wire import BenchFailed
 
 _READY_PATIENCE_S = 30.0
@@ -35,8 +36,8 @@ class OwnServer:
         """What it signs tokens with."""
         return self._secret_file.read_bytes().strip()
 
-    def wait_ready(self) -> tuple[str, int]:
-        """Wait until it accepts connections; gives host and port of its first TCP listener.
+    def wait_ready(self, transport: str) -> Address:
+        """Wait until it accepts connections; gives the address of its first listener for this transport.
 
         Raises:
             BenchFailed: it ended, or did not get ready in time; with the end of its log.
@@ -52,8 +53,8 @@ class OwnServer:
                 except ValueError:
                     continue  # half a line so far
                 if event.get("event") == "ready":
-                    host, _, port = event["tcp"][0].rpartition(":")
-                    return host.strip("[]"), int(port)
+                    host, _, port = event["http" if transport == "ws" else "tcp"][0].rpartition(":")
+                    return Address(transport, host.strip("[]"), int(port))
             if status is not None:
                 raise BenchFailed(f"the server did not start: exit status {status}; its log:\n{self.log_tail()}")
             time.sleep(_LOOK_S)

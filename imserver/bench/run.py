@@ -12,11 +12,13 @@ from attrs import frozen
 
 from imserver.bench.checks import check_delivery, check_storage, outcome_of
 from imserver.bench.figures import Figures, as_fields, as_text, figures_of
+from imserver.bench.framing import Address
 from imserver.bench.load import Load, Pair, connected, state_of
 from imserver.bench.process import OwnServer, own_server
 from imserver.bench.wire import BenchFailed, Naming
 
 _TEXT = "imserver measures what a message costs, and this is what it sends. "
+_NAMES = {"tcp": "TCP", "ws": "WebSocket"}
 _SHOWN = 20  # problems; the rest is counted
 
 
@@ -29,8 +31,10 @@ class Plan:
     seconds: float
     warmup_s: float = 1.0
     size: int = 100
+    #: `tcp` or `ws`; that of `connect`, if that is given.
+    transport: str = "tcp"
     #: None: start a server.
-    connect: tuple[str, int] | None = None
+    connect: Address | None = None
     secret_file: Path | None = None
     #: For a server of one's own, as `--set` takes them.
     settings: Sequence[str] = ()
@@ -57,7 +61,7 @@ class Report:
         """For a person."""
         plan = self.plan
         lines = [
-            f"{plan.pairs} pairs, {plan.in_flight} in flight each, {plan.size}-byte text",
+            f"{plan.pairs} pairs, {plan.in_flight} in flight each, {plan.size}-byte text, over {_NAMES[plan.transport]}",
             "no figures: the measured span was not completed, or empty" if self.figures is None else as_text(self.figures),
         ]
         if self.refused:
@@ -76,6 +80,7 @@ class Report:
         """For JSON; without figures their keys are absent."""
         plan = self.plan
         return {
+            "transport": plan.transport,
             "pairs": plan.pairs,
             "in_flight": plan.in_flight,
             "size": plan.size,
@@ -100,7 +105,7 @@ def measure(plan: Plan) -> Report:
         server: OwnServer | None = None
         if plan.connect is None:
             server = stack.enter_context(own_server(plan.settings))
-            address, secret = server.wait_ready(), server.secret
+            address, secret = server.wait_ready(plan.transport), server.secret
         else:
             address, secret = plan.connect, _read_secret(plan.secret_file)
         pairs = stack.enter_context(connected(address, secret, plan.pairs, naming, patience_s=plan.stall_s))

@@ -16,18 +16,26 @@ def bench() -> None:
     """Measure a server."""
 
 
-class _Address(click.ParamType[tuple[str, int]]):
-    """HOST:PORT as (host, port)."""
+class _Address(click.ParamType[tuple[str | None, str, int, str]]):
+    """HOST:PORT or ws://HOST:PORT/PATH as (transport or None, host, port, path)."""
 
-    name = "HOST:PORT"
+    name = "ADDRESS"
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str | None, str, int, str]:
         if isinstance(value, tuple):
             return value
-        host, colon, port = str(value).rpartition(":")
-        if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
-            self.fail(f"{value!r}: expected HOST:PORT, for example 127.0.0.1:9000", param, ctx)
-        return host.removeprefix("[").removesuffix("]"), int(port)
+        scheme, separator, rest = str(value).rpartition("://")
+        if scheme in ("wss", "tls", "https"):
+            self.fail(f"{value!r}: the load speaks no TLS; measure the listener without it", param, ctx)
+        if scheme not in (("tcp", "ws") if separator else ("",)):
+            self.fail(f"{value!r}: expected HOST:PORT, tcp://HOST:PORT or ws://HOST:PORT/ws", param, ctx)
+        place, slash, path = rest.partition("/")
+        host, colon, port = place.rpartition(":")
+        if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536 or (path and scheme != "ws"):
+            self.fail(f"{value!r}: expected HOST:PORT, for example 127.0.0.1:9000 or ws://127.0.0.1:8080/ws", param, ctx)
+        return scheme or None, host.removeprefix("[").removesuffix("]"), int(port), slash + path if path else "/ws"
 
 
 @bench.command()
@@ -45,7 +53,17 @@ class _Address(click.ParamType[tuple[str, int]]):
 @click.option("--seconds", type=click.FloatRange(0.1, 3600), default=5.0, show_default=True, help="The measured span.")
 @click.option("--warmup", type=click.FloatRange(0, 3600), default=1.0, show_default=True, help="Seconds of load before it.")
 @click.option("--size", type=click.IntRange(1, 65536), default=100, show_default=True, help="Bytes of text in a message.")
-@click.option("--connect", type=_Address(), metavar="HOST:PORT", help="Measure this running server instead of one's own.")
+@click.option(
+    "--transport",
+    type=click.Choice(["tcp", "ws"]),
+    help="What the load speaks: frames over TCP, or WebSocket.  [default: tcp]",
+)
+@click.option(
+    "--connect",
+    type=_Address(),
+    metavar="ADDRESS",
+    help="Measure this running server instead of one's own: HOST:PORT, or ws://HOST:PORT/ws.",
+)
 @click.option("--secret-file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="The running server's.")
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting of one's own server. May be repeated."
@@ -67,7 +85,8 @@ def pairs(
     seconds: float,
     warmup: float,
     size: int,
-    connect: tuple[str, int] | None,
+    transport: str | None,
+    connect: tuple[str | None, str, int, str] | None,
     secret_file: Path | None,
     settings: tuple[str, ...],
     tolerate: bool,
@@ -86,7 +105,17 @@ def pairs(
         raise click.UsageError("--connect and --secret-file go together: the secret signs the tokens of the users")
     if connect is not None and settings:
         raise click.UsageError("--set is for a server of one's own: a server that runs has its settings")
+    from imserver.bench.framing import Address
     from imserver.bench.run import Plan, measure
+
+    if connect is not None:
+        spoken, host, port, path = connect
+        if spoken and transport and spoken != transport:
+            raise click.UsageError(f"--connect {spoken}://… and --transport {transport} contradict each other")
+        address = Address(spoken or transport or "tcp", host, port, path)
+        transport = address.transport
+    else:
+        address = None
 
     # So that the server is stopped and its folder removed.
     signal.signal(signal.SIGTERM, _exit_on_signal)
@@ -96,7 +125,8 @@ def pairs(
         seconds=seconds,
         warmup_s=warmup,
         size=size,
-        connect=connect,
+        transport=transport or "tcp",
+        connect=address,
         secret_file=secret_file,
         settings=settings,
         tolerate=tolerate,

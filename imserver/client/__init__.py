@@ -6,13 +6,17 @@
         async for message in client.messages():
             print(message.from_, message.body)
 
-It shares no code with the server; it is written from the protocol page, with `msgpack`. Where to read it:
+It speaks TCP and WebSocket, both with TLS. It shares no code with the server; it is written from the protocol page, with
+`msgpack`. Where to read it:
 
     frames.py       bytes <-> frames <-> maps, without I/O
     connection.py   one connection: requests, pushes, heartbeat
-    supervisor.py   one connection after another: login, refresh, GOAWAY, back-off (backoff.py, transport.py)
+    transport.py    addresses, and what opens a stream to one: TCP, TLS (tls.py), WebSocket (websocket.py)
+    supervisor.py   one connection after another: login, refresh, GOAWAY, back-off (backoff.py)
     delivery.py     each message once, in order, without I/O; changes.py does the same for recalls and edits
     catchup.py      makes the requests that these two want; state.py is what survives a restart
+    asking.py       requests that outlive connections; sending.py does it for messages, in line by conversation
+    receiving.py    pushes in, messages and events out to the application
     client.py       the public face
 """
 

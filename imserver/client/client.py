@@ -3,50 +3,40 @@
 from __future__ import annotations
 
 import random
-import secrets
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager
-from typing import Any, Final, Generic, Literal, TypeVar
+from contextlib import asynccontextmanager
+from typing import Any, Final, Literal
 
 import trio
 
 from . import commands
+from .asking import Asking
 from .backoff import Backoff
 from .bell import Bell
 from .catchup import CatchUp
 from .changes import Changes
-from .connection import OnAnswer
 from .delivery import Delivery, History
-from .errors import (
-    ClientClosed,
-    ClientError,
-    ConnectionLost,
-    RequestTimeout,
-    ServerError,
-    Unauthenticated,
-)
+from .errors import ClientClosed, ConnectionLost, ServerError
 from .events import EventQueue
-from .lines import Lines
+from .receiving import Incoming
+from .sending import Outgoing
 from .state import State
-from .supervisor import RETRIABLE, Device, RenewToken, Supervisor, Timing
-from .transport import Connector, connector_for
+from .supervisor import Device, RenewToken, Supervisor, Timing
+from .transport import Connector, Opener, opener_for, opener_of
 from .types import (
     Credentials,
     Draft,
     Event,
     Message,
-    MessageChanged,
     MessagePage,
     Sent,
     SyncPage,
     User,
-    event_from_push,
     take,
     take_maps,
 )
 from .types import Device as DeviceInfo
-
-T = TypeVar("T")
 
 CLIENT_VERSION: Final = "1"  # of this client, as told in HELLO
 MAX_SENDS_IN_FLIGHT: Final = 256
@@ -57,6 +47,7 @@ FLUSH_TIMEOUT_S: Final = 2.0  # for the last confirmations when the block ends
 async def open_client(
     address: str | Connector,
     *,
+    ssl_context: ssl.SSLContext | None = None,
     state: State | None = None,
     history: Literal["undelivered", "unread", "new", "all"] = "undelivered",
     timeout_s: float = 15.0,
@@ -69,7 +60,11 @@ async def open_client(
     """Open a client; it connects when it is first asked for something, and keeps its connection from the login on.
 
     Args:
-        address: `host:port`, `tcp://host:port`, or an async function that opens a `trio.abc.Stream`.
+        address: `host:port` or `tcp://host:port` (TCP), `tls://host:port` (TCP with TLS), `ws://host:port/ws`,
+            `wss://host/ws` (WebSocket), `http://…` and `https://…` (the WebSocket of the server with this page), or an
+            async function that opens a `trio.abc.Stream`.
+        ssl_context: for `tls://`, `wss://` and `https://`: which authorities are trusted, and a client certificate;
+            by default the system's authorities and none.
         state: where an earlier run of this program stopped; changed in place (`client.state`).
         history: where to begin in each conversation without a saved state: after what this device has confirmed
             (`undelivered`), after what the user has read (`unread`), with what comes from now on (`new`), or at
@@ -83,15 +78,20 @@ async def open_client(
     Raises:
         SessionEnded: the server ended the session for good (`SessionReplaced`, `SessionKicked`,
             `AuthenticationLost`); the block is cancelled and this comes out of it.
-        ValueError: the address is none.
+        ValueError: the address is none, or `ssl_context` is given for one without TLS.
 
     Whatever the block raises comes out as it is, never in an exception group of this client's.
 
     Source: docs/reference/client.md.
     """
-    connect = connector_for(address) if isinstance(address, str) else address
+    if isinstance(address, str):
+        open_stream = opener_for(address, ssl_context)
+    elif ssl_context is None:
+        open_stream = opener_of(address)
+    else:
+        raise ValueError("ssl_context is for addresses; your own function is to do TLS itself")
     client = Client(
-        connect,
+        open_stream,
         state=State() if state is None else state,
         history=History(history),
         timeout_s=timeout_s,
@@ -135,7 +135,7 @@ class Client:
 
     def __init__(
         self,
-        connect: Connector,
+        open_stream: Opener,
         *,
         state: State,
         history: History,
@@ -145,30 +145,44 @@ class Client:
         timing: Timing,
     ) -> None:
         self._state = state
-        self._timeout_s = timeout_s
         self._changed = Bell()
         self._delivery = Delivery(state, history=history)
-        self._changes = Changes(state)
-        self._events = EventQueue()
+        changes = Changes(state)
+        events = EventQueue()
+        # A circle: what a push shows to be missing is fetched by requests, which need the connection that pushes.
+        self._supervisor: Supervisor
+        self._asking: Asking
         self._catch_up = CatchUp(
-            self._ask_logged_in, self._delivery, self._changes, self._events, self._changed, lambda: state.cursor
+            lambda command, body: self._asking.ask_logged_in(command, body),
+            self._delivery,
+            changes,
+            events,
+            self._changed,
+            lambda: state.cursor,
+        )
+        self._incoming = Incoming(
+            self._delivery, changes, events, self._catch_up, self._changed, lambda: self._supervisor.ended
         )
         self._supervisor = Supervisor(
-            connect,
+            open_stream,
             state,
-            on_push=self._pushed,
+            on_push=self._incoming.pushed,
             on_sync=self._catch_up.synced,
             changed=self._changed,
             backoff=backoff,
             timing=timing,
             client_version=CLIENT_VERSION,
         )
-        self._send_slots = trio.Semaphore(max_sends_in_flight)
-        self._lines = Lines()
-        self._handed: Message | None = None  # the message that the application is at
-        self._handed_event: Event | None = None
-        self._logouts = 0
-        self._iterating: set[str] = set()
+        self._asking = Asking(self._supervisor, timeout_s)
+        self._outgoing = Outgoing(
+            self._asking,
+            self._supervisor,
+            state,
+            self._delivery,
+            changes,
+            self._changed,
+            max_in_flight=max_sends_in_flight,
+        )
 
     # -------------------------------------------------------------- what is
 
@@ -221,44 +235,7 @@ class Client:
             FrameTooLarge: over the server's limit, not sent.
             SessionEnded, ClientClosed: the client has ended.
         """
-        repeat = command in commands.REPEATABLE if is_repeatable is None else is_repeatable
-        timeout_s = self._timeout_s if timeout_s is None else timeout_s
-        with trio.move_on_after(timeout_s):
-            return await self._ask(command, body or {}, repeat=repeat, logged_in=self.credentials is not None)
-        raise self._timed_out(f"command {command}", timeout_s)
-
-    async def _ask(
-        self,
-        command: int,
-        body: Mapping[str, Any],
-        *,
-        repeat: bool,
-        logged_in: bool,
-        on_answer: OnAnswer | None = None,
-    ) -> dict[str, Any]:
-        """Make a request, again and again if it may be repeated. The caller sets the deadline."""
-        backoff = Backoff()
-        while True:
-            connection = await self._supervisor.connection(logged_in=logged_in)
-            try:
-                return await connection.request(command, body, on_answer=on_answer)
-            except ConnectionLost:
-                if self._supervisor.ended is not None:
-                    raise self._supervisor.ended from None
-                if not repeat:
-                    raise
-            except RETRIABLE as error:
-                delay_s = backoff.next_delay_s((error.retry_after_ms or 0) / 1000)
-                if not repeat or trio.current_time() + delay_s >= trio.current_effective_deadline():
-                    raise  # the refusal says more than a timeout would
-                await trio.sleep(delay_s)
-
-    async def _ask_logged_in(self, command: int, body: Mapping[str, Any]) -> dict[str, Any]:
-        return await self._ask(command, body, repeat=True, logged_in=True)
-
-    def _timed_out(self, what: str, timeout_s: float) -> RequestTimeout:
-        why = "" if self._supervisor.is_authenticated else f" (not connected: {self._supervisor.last_failure})"
-        return RequestTimeout(f"no answer to {what} in {timeout_s:g} s{why}; it may or may not have been carried out")
+        return await self._asking.request(command, body, timeout_s=timeout_s, is_repeatable=is_repeatable)
 
     # -------------------------------------------------------------- users and sessions
 
@@ -330,7 +307,7 @@ class Client:
         return await self._login(commands.AUTH, body, self._device(device_id, platform, compress), timeout_s)
 
     async def _login(self, command: int, body: dict[str, Any], device: Device, timeout_s: float | None) -> Credentials:
-        timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        timeout_s = self._asking.timeout_s if timeout_s is None else timeout_s
         with trio.move_on_after(timeout_s):
             while True:
                 try:
@@ -344,7 +321,7 @@ class Client:
                 if self._supervisor.ended is not None:
                     raise self._supervisor.ended
             return credentials
-        raise self._timed_out("the login", timeout_s)
+        raise self._asking.timed_out("the login", timeout_s)
 
     def _device(self, device_id: str | None, platform: str, compress: bool) -> Device:
         name = f"py-{self._state.sender}" if device_id is None else device_id
@@ -357,22 +334,22 @@ class Client:
             AuthenticationLost: there is nothing to renew it with, or the server refuses.
             ConnectionLost: not known; if the server did it, the old refresh token is dead and a login is needed.
         """
-        with trio.move_on_after(self._timeout_s):
+        with trio.move_on_after(self._asking.timeout_s):
             return await self._supervisor.refresh(await self._supervisor.connection(logged_in=False))
-        raise self._timed_out("the refresh", self._timeout_s)
+        raise self._asking.timed_out("the refresh", self._asking.timeout_s)
 
     async def logout(self, *, everywhere: bool = False) -> None:
         """End this session (or, `everywhere`, all of this user's). `messages()` and `events()` end."""
 
         def on_answer(_answer: dict[str, Any]) -> None:
-            self._logouts += 1
+            self._incoming.logouts += 1
             self._supervisor.logged_out()
 
-        with trio.move_on_after(self._timeout_s):
+        with trio.move_on_after(self._asking.timeout_s):
             body = {"all": True} if everywhere else {}
-            await self._ask(commands.LOGOUT, body, repeat=False, logged_in=True, on_answer=on_answer)
+            await self._asking.ask(commands.LOGOUT, body, repeat=False, logged_in=True, on_answer=on_answer)
             return
-        raise self._timed_out("the logout", self._timeout_s)
+        raise self._asking.timed_out("the logout", self._asking.timeout_s)
 
     async def change_password(self, old_password: str, new_password: str) -> None:
         """Change the password; the user's other sessions end.
@@ -448,18 +425,7 @@ class Client:
             FrameTooLarge: over the server's limit, not sent.
         """
         draft = Draft(to, body, type, client_id, reply_to, tuple(mentions))
-        fields = self._send_fields(draft)
-        if expires_in_ms is not None:
-            fields["expires_in_ms"] = expires_in_ms
-        if not store:
-            fields["store"] = False
-        sent: list[Sent] = []
-
-        def on_answer(answer: dict[str, Any]) -> None:
-            sent.append(self._note_sent(answer, fields["client_id"]))
-
-        await self._send(commands.SEND, fields, [fields], on_answer, timeout_s)
-        return sent[-1]
+        return await self._outgoing.send(draft, expires_in_ms=expires_in_ms, store=store, timeout_s=timeout_s)
 
     async def send_batch(self, drafts: Sequence[Draft], *, timeout_s: float | None = None) -> list[Sent | ServerError]:
         """Send several messages in one request; in order per conversation.
@@ -472,68 +438,7 @@ class Client:
             ServerError: the whole batch is refused.
             RequestTimeout: not known; send it again with the same `client_id`s.
         """
-        fields = [self._send_fields(draft) for draft in drafts]
-        results: list[Sent | ServerError] = []
-
-        def on_answer(answer: dict[str, Any]) -> None:
-            results.clear()
-            for entry, item in zip(take_maps(answer, "results"), fields, strict=False):
-                if take(entry, "code", int, 0):
-                    results.append(ServerError.from_answer(entry, commands.SEND))
-                else:
-                    results.append(self._note_sent(entry, item["client_id"]))
-
-        await self._send(commands.SEND_BATCH, {"messages": fields}, fields, on_answer, timeout_s)
-        if len(results) != len(fields):
-            raise ClientError(f"the server answered {len(results)} of the batch's {len(fields)} messages")
-        return results
-
-    def _send_fields(self, draft: Draft) -> dict[str, Any]:
-        fields: dict[str, Any] = {
-            "conversation_id" if _is_conversation(draft.to) else "to": draft.to,
-            "client_id": draft.client_id or f"{self._state.sender}.{secrets.token_hex(12)}",
-            "body": draft.body,
-            "type": draft.type,
-        }
-        if draft.reply_to is not None:
-            fields["reply_to"] = draft.reply_to
-        if draft.mentions:
-            fields["mentions"] = list(draft.mentions)
-        return fields
-
-    async def _send(
-        self,
-        command: int,
-        body: Mapping[str, Any],
-        messages: Sequence[dict[str, Any]],
-        on_answer: OnAnswer,
-        timeout_s: float | None,
-    ) -> None:
-        """Carry a SEND or SEND_BATCH through, in line with the others to the same conversations."""
-        user_id = self.user_id
-        if user_id is None:
-            raise Unauthenticated(401, "unauthenticated", "log in before you send", command=command)
-        timeout_s = self._timeout_s if timeout_s is None else timeout_s
-        lines = sorted({_conversation_of(user_id, message) for message in messages})
-        with trio.move_on_after(timeout_s):
-            async with self._lines.all_of(lines), self._send_slots:
-                with ExitStack() as marks:
-                    for message in messages:
-                        self._delivery.sending.add(message["client_id"])
-                        marks.callback(self._delivery.sending.discard, message["client_id"])
-                    await self._ask(command, body, repeat=True, logged_in=True, on_answer=on_answer)
-            return
-        raise self._timed_out("the message", timeout_s)
-
-    def _note_sent(self, answer: Mapping[str, Any], client_id: str) -> Sent:
-        """Take in an answer before any push behind it, so that one's own place is no gap."""
-        sent = Sent.from_wire(answer, client_id)
-        if sent.seq is not None:
-            self._delivery.sent(sent.conversation_id, sent.seq)
-            self._changes.sent(sent.conversation_id, sent.seq)
-            if self._delivery.wants_sync or self._delivery.is_behind:
-                self._changed.ring()
-        return sent
+        return await self._outgoing.send_batch(drafts, timeout_s=timeout_s)
 
     # -------------------------------------------------------------- receiving
 
@@ -548,43 +453,14 @@ class Client:
             SessionEnded: the server ended the session.
             trio.BusyResourceError: another task waits for the next message already.
         """
-        return _Iteration(self, self._next_message)
-
-    def _next_message(self) -> Message | None:
-        if self._handed is not None:
-            self.ack(self._handed)
-        if self._delivery.has_ready:
-            self._handed = self._delivery.next_message()
-            if self._delivery.is_behind:
-                self._changed.ring()  # there is room for a pull
-        return self._handed
-
-    async def _next(self, next_item: Callable[[], T | None], logouts: int) -> T:
-        """Wait for the next message or event; one task at a time for each."""
-        if next_item.__name__ in self._iterating:
-            raise trio.BusyResourceError("another task waits for the next one already")
-        self._iterating.add(next_item.__name__)
-        try:
-            await trio.lowlevel.checkpoint()  # before anything is handed out, so that cancellation loses nothing
-            while (item := next_item()) is None:
-                if self._supervisor.ended is not None:
-                    raise self._supervisor.ended
-                if self._logouts != logouts:
-                    raise StopAsyncIteration
-                await self._changed.wait()
-            return item
-        finally:
-            self._iterating.discard(next_item.__name__)
+        return self._incoming.messages()
 
     def ack(self, message: Message) -> None:
         """Say that this message, the last that `messages()` gave, is dealt with: `state` moves past it.
 
         Call it before you persist `state` within the loop. Earlier messages were taken already: nothing happens.
         """
-        if self._handed is not None and self._handed is message:
-            self._handed = None
-            self._delivery.taken(message)
-            self._changed.ring()
+        self._incoming.ack(message)
 
     def events(self) -> AsyncIterator[Event]:
         """Iterate over everything else: changes of messages, read marks, presence, notices.
@@ -597,45 +473,7 @@ class Client:
             SessionEnded: the server ended the session.
             trio.BusyResourceError: another task waits for the next event already.
         """
-        self._changes.is_wanted = True
-        return _Iteration(self, self._next_event)
-
-    def _next_event(self) -> Event | None:
-        self._event_taken()
-        had_room = self._events.has_room
-        self._handed_event = self._events.take()
-        if not had_room:
-            self._changed.ring()  # there is room for fetched changes
-        return self._handed_event
-
-    def _event_taken(self) -> None:
-        if isinstance(self._handed_event, MessageChanged):
-            self._changes.taken(self._handed_event.conversation_id, self._handed_event.rev)
-        self._handed_event = None
-
-    def _pushed(self, command: int, body: dict[str, Any]) -> None:
-        """Take in one push; called by the connection's reader, must not block."""
-        if command == commands.MESSAGE:
-            message = Message.from_wire(body)
-            self._delivery.pushed(message)
-            if message.seq:
-                self._changes.pushed(message.conversation_id, message.rev)
-        else:
-            event = event_from_push(command, body)
-            if isinstance(event, MessageChanged):
-                self._change_pushed(event)
-            elif self._changes.is_wanted:
-                self._events.put(event)
-            else:
-                return
-        self._changed.ring()
-
-    def _change_pushed(self, event: MessageChanged) -> None:
-        is_unseen = self._delivery.update(event.conversation_id, event.seq, event.state)
-        wants_room = self._changes.is_wanted and not is_unseen
-        has_room = self._events.has_room or not wants_room
-        if self._changes.pushed(event.conversation_id, event.rev, has_room=has_room) and wants_room:
-            self._catch_up.show_change(event)
+        return self._incoming.events()
 
     # -------------------------------------------------------------- reading
 
@@ -678,9 +516,7 @@ class Client:
 
     async def _finish(self) -> None:
         """The block ended well: its last message is taken, and the confirmations are given a moment to get through."""
-        if self._handed is not None:
-            self.ack(self._handed)
-        self._event_taken()
+        self._incoming.take_last()
         self._delivery.hurry()
         self._changed.ring()
         with trio.move_on_after(FLUSH_TIMEOUT_S):
@@ -688,35 +524,8 @@ class Client:
                 await self._changed.wait()
 
 
-class _Iteration(Generic[T]):
-    """The iterator behind `messages()` and `events()`; no generator, so that a `break` leaves nothing to clean up."""
-
-    def __init__(self, client: Client, next_item: Callable[[], T | None]) -> None:
-        self._client = client
-        self._next_item = next_item
-        self._logouts = client._logouts
-
-    def __aiter__(self) -> _Iteration[T]:
-        return self
-
-    async def __anext__(self) -> T:
-        return await self._client._next(self._next_item, self._logouts)
-
-
 def _unwrap(error: BaseException) -> BaseException:
     """Take an exception out of the groups that hold nothing else."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
-
-
-def _is_conversation(to: str) -> bool:
-    return to.startswith(("d:", "g:"))  # a user id holds no colon
-
-
-def _conversation_of(user_id: str, fields: Mapping[str, Any]) -> str:
-    """Return the conversation id of a SEND, so that both ways to name it are one line."""
-    to = fields.get("to")
-    if to is None:
-        return str(fields["conversation_id"])
-    return "d:" + ":".join(sorted((user_id, to), key=str.encode))

@@ -16,6 +16,7 @@ from attrs import define, field
 from .bell import Bell
 from .errors import ConnectionLost, FrameTooLarge, RemoteProtocolError, ServerError
 from .frames import FrameDecoder, decode_body, encode_frame
+from .tls import why_broken
 
 log = logging.getLogger("imserver.client")
 
@@ -27,6 +28,9 @@ DEFAULT_MAX_FRAME_BYTES: Final = 1024 * 1024  # the server's default, until HELL
 #: never silent for more than one of them and the way there and back.
 DEAD_AFTER_HEARTBEATS: Final = 2.0
 GRACE_HEARTBEATS: Final = 0.25
+
+#: How long a transport may take to close in good order.
+CLOSE_GRACE_S: Final = 1.0
 
 #: Frames that wait for the socket. Beyond it, requests wait in line.
 MAX_QUEUED_FRAMES: Final = 256
@@ -98,7 +102,9 @@ class Connection:
                     nursery.start_soon(self._until_lost, task, nursery.cancel_scope)
         finally:
             self.lose("closed by this side")
-            await trio.aclose_forcefully(self._stream)
+            # A WebSocket says goodbye; shielded, for more often than not this task is being cancelled.
+            with trio.move_on_after(CLOSE_GRACE_S, shield=True):
+                await self._stream.aclose()
 
     def lose(self, reason: str) -> None:
         """Give the connection up: requests in flight end as lost, `run` closes the transport and returns."""
@@ -151,7 +157,7 @@ class Connection:
         try:
             await task()
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            self.lose(f"the connection broke: {error or type(error).__name__}")
+            self.lose(f"the connection broke: {why_broken(error)}")
         except RemoteProtocolError as error:
             log.warning("the server broke the protocol, the connection is closed: %s", error)
             self.lose(f"the server broke the protocol: {error}")

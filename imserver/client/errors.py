@@ -178,6 +178,18 @@ class ClientClosed(ClientError):
     """The client was used after its `async with` block had ended."""
 
 
+class CannotConnect(OSError):
+    """No transport could be opened; another attempt follows. The application reads the text in `RequestTimeout`.
+
+    Attributes:
+        retry_after_s: how long the server asked to wait, in seconds; 0 where it did not.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 def _integer(value: object) -> int | None:
     """Return `value` when it is an integer at or above 0 (and no boolean)."""
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

@@ -31,6 +31,13 @@ FLAG_JSON: Final = 0x02
 #: server's default `max_frame`: it is there so that a broken peer cannot take this process's memory.
 MAX_FRAME_BYTES: Final = 16 * 1024 * 1024
 
+#: How another protocol's answer begins, when the address is another listener's, and what to do about it. As a length,
+#: each would be over the bound.
+_OTHER_PROTOCOLS: Final = {
+    b"HTTP/": "this port speaks HTTP; the server's WebSocket has an address like ws://host:port/ws",
+    b"\x15\x03": "this port speaks TLS; its address begins with tls://",
+}
+
 
 @frozen
 class Frame:
@@ -81,11 +88,13 @@ class FrameDecoder:
         """
         available = len(self._buffer) - self._start
         if available < HEADER_BYTES:
+            self._refuse_other_protocols()  # TLS's alert is seven bytes, and no more will come
             return None
         length, command, version, flags = HEADER.unpack_from(self._buffer, self._start)
         if length < HEADER_BYTES:
             raise RemoteProtocolError(f"a frame of {length} bytes is shorter than its header")
         if length > self._max_frame_bytes:
+            self._refuse_other_protocols()
             raise RemoteProtocolError(f"a frame of {length} bytes is over the bound of {self._max_frame_bytes}")
         if version != VERSION:
             raise RemoteProtocolError(f"protocol version {version}; this client speaks {VERSION}")
@@ -96,6 +105,11 @@ class FrameDecoder:
         begin = self._start + HEADER_BYTES
         self._start += length
         return Frame(command, flags, bytes(self._buffer[begin : self._start]))
+
+    def _refuse_other_protocols(self) -> None:
+        for marker, hint in _OTHER_PROTOCOLS.items():
+            if self._buffer.startswith(marker, self._start):
+                raise RemoteProtocolError(hint)
 
 
 def decode_body(frame: Frame, max_body_bytes: int = MAX_FRAME_BYTES) -> dict[str, Any]:

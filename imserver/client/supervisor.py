@@ -24,6 +24,7 @@ from .connection import Connection, OnPush
 from .errors import (
     AuthenticationLost,
     BadRequest,
+    CannotConnect,
     ClientError,
     ConnectionLost,
     RateLimited,
@@ -36,7 +37,8 @@ from .errors import (
     Unavailable,
 )
 from .state import State
-from .transport import Connector
+from .tls import why_broken
+from .transport import Opener
 from .types import Credentials, SyncPage, take
 
 log = logging.getLogger("imserver.client")
@@ -77,7 +79,7 @@ class Supervisor:
     """Keeps the connection.
 
     Args:
-        connect: opens a transport.
+        open_stream: opens a transport.
         state: for the cursor and the user.
         on_push: every push but GOAWAY.
         on_sync: SYNC's answer that came with the login.
@@ -86,7 +88,7 @@ class Supervisor:
 
     def __init__(
         self,
-        connect: Connector,
+        open_stream: Opener,
         state: State,
         *,
         on_push: OnPush,
@@ -101,7 +103,7 @@ class Supervisor:
         self.renew_token: RenewToken | None = None
         self.ended: ClientError | None = None
         self.last_failure = "not connected yet"
-        self._connect = connect
+        self._open_stream = open_stream
         self._state = state
         self._on_push = on_push
         self._on_sync = on_sync
@@ -241,35 +243,43 @@ class Supervisor:
 
     async def _serve_once(self) -> None:
         """Open one connection and serve it to its end."""
-        stream: trio.abc.Stream | None = None
-        try:
-            with trio.move_on_after(self._timing.connect_timeout_s):
-                stream = await self._connect()
-        except (OSError, trio.BrokenResourceError) as error:
-            self.last_failure = f"cannot connect: {error}"
-            return
-        if stream is None:
-            self.last_failure = f"cannot connect: no answer for {self._timing.connect_timeout_s:g} s"
-            return
-
-        connection = Connection(stream, lambda command, body: self._pushed(connection, command, body))
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(connection.run)
-            nursery.start_soon(self._hello, connection)
-            self._user_of_current = None
-            if self.credentials is None or await self._authenticate(connection):
-                self._current = connection
-                self._changed.ring()
-                await connection.leaving.wait()
-                self._changed.ring()
-                with trio.move_on_after(self._timing.goaway_grace_s):
-                    await connection.lost.wait()
-            connection.lose("left")
+            stream = await self._open(nursery)
+            if stream is not None:
+                await self._serve(stream, nursery)
             nursery.cancel_scope.cancel()
         self._current = None
         self._user_of_current = None
-        self.last_failure = connection.lost_reason
         self._changed.ring()
+
+    async def _open(self, nursery: trio.Nursery) -> trio.abc.Stream | None:
+        """Open a transport; None with the reason noted when that fails."""
+        try:
+            with trio.move_on_after(self._timing.connect_timeout_s):
+                return await self._open_stream(nursery)
+        except (OSError, trio.BrokenResourceError) as error:
+            self.last_failure = f"cannot connect: {why_broken(error)}"
+            if isinstance(error, CannotConnect):
+                self._retry_after_s = error.retry_after_s
+        else:
+            self.last_failure = f"cannot connect: no answer for {self._timing.connect_timeout_s:g} s"
+        return None
+
+    async def _serve(self, stream: trio.abc.Stream, nursery: trio.Nursery) -> None:
+        """Log in on an open transport, if there are credentials, and serve it until it is lost."""
+        connection = Connection(stream, lambda command, body: self._pushed(connection, command, body))
+        nursery.start_soon(connection.run)
+        nursery.start_soon(self._hello, connection)
+        self._user_of_current = None
+        if self.credentials is None or await self._authenticate(connection):
+            self._current = connection
+            self._changed.ring()
+            await connection.leaving.wait()
+            self._changed.ring()
+            with trio.move_on_after(self._timing.goaway_grace_s):
+                await connection.lost.wait()
+        connection.lose("left")
+        self.last_failure = connection.lost_reason
 
     async def _hello(self, connection: Connection) -> None:
         """Learn the server's limits; runs beside AUTH, and the connection works without it."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 import msgspec
 import trio
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from imserver.cache import Cache
@@ -17,7 +17,7 @@ from imserver.errors import DeadlineExceeded, ImError, InvalidBody, NotAuthentic
 from imserver.http.asgi import ASGIApp, Receive, Scope, Send
 from imserver.identity import Credentials
 from imserver.plugin import ANYONE
-from imserver.protocol.body import encode_json, fields_of
+from imserver.protocol.body import encode_json, fields_of, invalid_body
 from imserver.router import check_scope
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ SEND = 2001
 MAX_IDEMPOTENCY_KEY_BYTES = 64
 
 _JSON = b"application/json"
+#: The fields of a body with their values as they came: those that are only handed on keep every digit.
+_decode_fields: Callable[[bytes], dict[str, Any]] = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 #: What a handler of a route may take beyond its own deadline, to send its answer's head.
 _GRACE_S = 5.0
 
@@ -57,7 +59,7 @@ async def send_error(send: Send, error: ImError) -> None:
     """An error answer, as section 2 of the wire protocol has it."""
     headers: tuple[tuple[bytes, bytes], ...] = ()
     if error.code == 401:
-        headers = ((b"www-authenticate", b"Bearer"),)
+        headers = ((b"www-authenticate", b'Bearer realm="imserver"'),)
     if error.retry_after_ms is not None:
         headers = (*headers, (b"retry-after", str(-(-error.retry_after_ms // 1000)).encode()))
     await send_json(send, error.code, error.answer(), headers)
@@ -112,14 +114,10 @@ class Api:
         else:
             credentials = _credentials(authorization, api_key, acting_for, certificate, address)
             caller.identify(await self._router.authenticate(credentials))
-        rates = self._rates.get(caller.user_id or address)
+        rates = self._rates.get(_rates_key(caller))
         if rates is not None:
             caller.rate, caller.rates = rates
         return caller
-
-    def _done(self, caller: Caller, key: str) -> None:
-        if self._shard.limits.requests_per_second or caller.rates:
-            self._rates.put(key, (caller.rate, caller.rates))
 
     # ------------------------------------------------------------ commands
 
@@ -140,30 +138,35 @@ class Api:
     def resource(self, resource: Resource, command: Command) -> ASGIApp:
         """The endpoint of a resource path."""
         types = _types_of(command.request)
+        # The body is the command's own, and nothing comes from elsewhere.
+        is_plain = resource.has_body and not (resource.query or resource.fixed or "{" in resource.path)
 
         async def carry_out(scope: Scope, receive: Receive, headers: Headers) -> Any:
             caller = await self.caller_of(scope, headers)
             body = await read_body(receive)
             fields: dict[str, Any] = {}
-            if resource.has_body and body:
+            if body and resource.has_body:
                 check_type(headers)
-                fields = _fields(body)
-            if command.command_id == SEND and b"idempotency-key" in headers:
-                _add_key(fields, headers[b"idempotency-key"])
-            if resource.query:
-                fields |= _query_fields(Request(scope), resource, types)
-            return await self._carry_out(
-                caller, command.command_id, encode_json({**fields, **scope["path_params"], **resource.fixed})
-            )
+            if scope["query_string"]:
+                fields = _query_fields(Request(scope), resource, types)
+            if is_plain:
+                if command.command_id == SEND and b"idempotency-key" in headers:
+                    body = _with_key(body, headers[b"idempotency-key"])
+            else:
+                if body and resource.has_body:
+                    fields |= _fields(body)
+                body = encode_json({**fields, **scope["path_params"], **resource.fixed})
+            return await self._carry_out(caller, command.command_id, body)
 
         return self._endpoint(carry_out)
 
     async def _carry_out(self, caller: Caller, command_id: int, body: bytes) -> dict[str, Any]:
-        key = caller.user_id or caller.address
+        key = _rates_key(caller)  # before a LOGIN makes it somebody else's
         try:
             return {"code": 0, **await self._router.request(caller, command_id, body or b"{}")}
         finally:
-            self._done(caller, key)
+            if caller.rate or caller.rates:
+                self._rates.put(key, (caller.rate, caller.rates))
 
     def _endpoint(self, carry_out: Callable[[Scope, Receive, Headers], Awaitable[Any]]) -> ASGIApp:
         async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
@@ -176,7 +179,7 @@ class Api:
             else:
                 await send_json(send, 200, fields)
 
-        return _Endpoint(endpoint)
+        return endpoint
 
     # ------------------------------------------------------------ the plugins' routes
 
@@ -191,10 +194,12 @@ class Api:
                 response = await self._run_route(route, caller, Request(scope, receive, send), timeout_s)
             except ImError as exc:
                 await send_error(send, exc)
+            except ClientDisconnect:
+                return
             else:
                 await response(scope, receive, send)
 
-        return _Endpoint(endpoint)
+        return endpoint
 
     async def _run_route(self, route: Route, caller: Caller, request: Request, timeout_s: float) -> Response:
         self._admit(route, caller)
@@ -207,7 +212,7 @@ class Api:
                     return result
                 return Response(encode_json({"code": 0, **fields_of(result)}), media_type="application/json")
             raise DeadlineExceeded("the request ran past its deadline; whether it took effect is not known")
-        except ImError:
+        except (ImError, ClientDisconnect):
             raise
         except Exception as exc:
             raise self._router.fault(f"{route.method} {route.path}", 0, route.owner, caller, exc) from exc
@@ -225,16 +230,6 @@ class Api:
             raise PermissionDenied(f"this needs the role {route.role}")
         if caller.scopes is not None and (route.role is None or route.role not in caller.scopes):
             check_scope(caller.scopes, route.owner, f"{route.method} {route.path}")
-
-
-class _Endpoint:
-    """An ASGI app as Starlette's routes tell it from a function that takes a request."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app(scope, receive, send)
 
 
 # ---------------------------------------------------------------- what a request says
@@ -278,32 +273,40 @@ def check_type(headers: Headers) -> None:
         raise UnsupportedType("a body is JSON in UTF-8: Content-Type: application/json")
 
 
+def _rates_key(caller: Caller) -> tuple[str, str]:
+    return ("user", caller.user_id) if caller.user_id is not None else ("address", caller.address)
+
+
 def _fields(body: bytes) -> dict[str, Any]:
     try:
-        fields = msgspec.json.decode(body)
+        return _decode_fields(body)
+    except msgspec.ValidationError as exc:
+        raise InvalidBody(f"the body must be a JSON object: {exc}") from exc
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise InvalidBody(f"the body is no valid JSON: {exc}") from exc
-    if not isinstance(fields, dict):
-        raise InvalidBody("the body must be a JSON object")
-    return fields
 
 
-def _add_key(fields: dict[str, Any], key: bytes) -> None:
+def _with_key(body: bytes, key: bytes) -> bytes:
     """`Idempotency-Key` serves as `client_id`."""
+    fields = _fields(body) if body else {}
     try:
         client_id = key.decode("ascii")
     except UnicodeDecodeError:
         client_id = ""
     if not 1 <= len(client_id) <= MAX_IDEMPOTENCY_KEY_BYTES:
         raise InvalidBody(f"Idempotency-Key has 1 to {MAX_IDEMPOTENCY_KEY_BYTES} ASCII characters", field="client_id")
-    if fields.setdefault("client_id", client_id) != client_id:
+    given = fields.get("client_id")
+    if given is not None and _plain(given) != client_id:
         raise InvalidBody("Idempotency-Key and client_id differ; give one of them", field="client_id")
+    return encode_json({**fields, "client_id": client_id})
 
 
-def _with_key(body: bytes, key: bytes) -> bytes:
-    fields = _fields(body) if body else {}
-    _add_key(fields, key)
-    return encode_json(fields)
+def _plain(value: msgspec.Raw) -> object:
+    try:
+        plain: object = msgspec.json.decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise InvalidBody(f"the body is no valid JSON: {exc}", field="client_id") from exc
+    return plain
 
 
 def _types_of(request: type | None) -> Mapping[str, Any]:
@@ -321,13 +324,14 @@ def _query_fields(request: Request, resource: Resource, types: Mapping[str, Any]
     given: dict[str, Any] = {}
     for name, value in request.query_params.multi_items():
         if name not in resource.query:
-            raise InvalidBody(f"there is no parameter {name[:64]}; there are {', '.join(resource.query)}", field=name[:64])
+            there_are = f"there are {', '.join(resource.query)}" if resource.query else "this path takes none"
+            raise InvalidBody(f"there is no parameter of this name behind the question mark; {there_are}", field=name[:64])
         if name in given:
             raise InvalidBody(f"the parameter {name} comes twice", field=name)
-        given[name] = value.split(",") if name.endswith("_ids") else value
-    for name, value in given.items():
         try:
-            given[name] = msgspec.convert(value, types.get(name, str), strict=False)
+            given[name] = msgspec.convert(
+                value.split(",") if name.endswith("_ids") else value, types.get(name, str), strict=False
+            )
         except msgspec.ValidationError as exc:
-            raise InvalidBody(str(exc), field=name) from exc
+            raise InvalidBody(str(invalid_body(exc)), field=name) from exc
     return given

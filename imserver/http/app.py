@@ -7,24 +7,21 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
 
 import imserver
 from imserver.commands import routes_of
-from imserver.http.api import Api, send_json
+from imserver.errors import NotFound
+from imserver.http.api import Api, send_error
 from imserver.http.asgi import ASGIApp, Receive, Scope, Send
 from imserver.http.discover import discover
-from imserver.http.errors import HttpError
 from imserver.http.health import Health
 from imserver.http.openapi import describe
 from imserver.http.pages import load_pages
 from imserver.http.resources import RESOURCES
+from imserver.http.routing import Paths, of_request
 from imserver.protocol.body import encode_json
 
 if TYPE_CHECKING:
@@ -59,6 +56,10 @@ _EXPOSED_HEADERS = (
 )
 
 
+#: Who has the paths that no plugin has.
+_CORE = "imserver"
+
+
 def build_app(
     shard: Shard,
     *,
@@ -74,97 +75,74 @@ def build_app(
         metrics: renders /metrics: (body, content type).
         endpoints: where the listeners are; asked for each `/v1/discover`.
         web: the folder with the pages.
+
+    Raises:
+        PluginError: a plugin's route is none, or somebody else's.
     """
     api = Api(shard)
-    health = Health(checks, metrics)
-    routes: list[BaseRoute] = [Route(path, answer, methods=["GET"]) for path, answer in health.routes.items()]
-    fast: dict[tuple[str, str], ASGIApp] = {}
-    for row in shard.table:
-        endpoint = api.command(row)
-        for name in (str(row.command_id), row.name.lower()):
-            fast["POST", f"/v1/commands/{name}"] = endpoint
-            routes.append(Route(f"/v1/commands/{name}", endpoint, methods=["POST"]))
+    paths = Paths()
+    for path, answer in Health(checks, metrics).routes.items():
+        paths.add("GET", path, of_request(answer), _CORE)
     commands = {row.command_id: row for row in shard.table}
+    by_name: dict[str, ASGIApp] = {}
+    for row in commands.values():
+        # Of two plugins' commands of one name the first has it; each has its number.
+        by_name.setdefault(row.name.lower(), api.command(row))
+        paths.add("POST", f"/v1/commands/{row.command_id}", api.command(row), row.owner)
+    for name, app in by_name.items():
+        paths.add("POST", f"/v1/commands/{name}", app, _CORE)
+    paths.add("POST", "/v1/commands/{name}", _ByName(by_name), _CORE)
     for resource in RESOURCES:
         if resource.command_id in commands:
-            endpoint = api.resource(resource, commands[resource.command_id])
-            if "{" not in resource.path:
-                fast[resource.method, resource.path] = endpoint
-            routes.append(Route(resource.path, endpoint, methods=[resource.method]))
+            row = commands[resource.command_id]
+            paths.add(resource.method, resource.path, api.resource(resource, row), row.owner)
     plugin_routes = [row for plugin in shard.registry.plugins for row in routes_of(plugin)]
-    routes += [Route(row.path, api.route(row), methods=[row.method]) for row in plugin_routes]
-    description = encode_json(describe(shard.table, RESOURCES, plugin_routes))
-    routes += [
-        Route("/v1/commands/{name}", _unknown_command, methods=["POST"]),
-        Route("/v1/discover", partial(discover, endpoints), methods=["GET"]),
-        Route("/openapi.json", partial(_openapi, description), methods=["GET"]),
-    ]
+    for route in plugin_routes:
+        paths.add(route.method, route.path, api.route(route), route.owner)
+    description = encode_json(describe(commands.values(), RESOURCES, plugin_routes))
+    paths.add("GET", "/v1/discover", of_request(partial(discover, endpoints)), _CORE)
+    paths.add("GET", "/openapi.json", of_request(partial(_openapi, description)), _CORE)
     for page in load_pages(web):
-        if shard.config.http.web_client or page.path.startswith(f"/{DOCS}"):
-            routes.append(Route(page.path, page, methods=["GET"]))
+        is_wanted = shard.config.http.web_client or page.path == f"/{DOCS}" or page.path.startswith(f"/{DOCS}/")
+        if is_wanted and not paths.has(page.path):  # a plugin may have a page of its own in its place
+            paths.add("GET", page.path, page, _CORE)
     origins = [origin for origin in shard.config.http.allowed_origins if origin != "self"]
-    starlette = Starlette(
-        routes=_merged(routes),
-        middleware=[_cors(origins)] if origins else [],
-        exception_handlers={HTTPException: _refuse, 404: _refuse, 405: _refuse},
-    )
-    return _App(starlette, fast)
+    return _Cors(paths, origins) if origins else paths
 
 
-class _App:
-    """The application. Paths without parameters skip the search for a route, which costs more than a message does."""
+class _Cors:
+    """Lets pages of the listed origins in. Who sends no Origin is no page."""
 
-    def __init__(self, starlette: Starlette, fast: Mapping[tuple[str, str], ASGIApp]) -> None:
-        self._starlette = starlette
-        self._fast = fast
+    def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
+        self._app = app
+        # No cookies anywhere, so no credentials: what a page may not read here it cannot do in a user's name either.
+        self._for_pages = CORSMiddleware(
+            app,
+            allow_origins=origins,
+            allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
+            allow_headers=_ALLOWED_HEADERS,
+            expose_headers=_EXPOSED_HEADERS,
+            max_age=600,
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        endpoint = self._fast.get((scope["method"], scope["path"]))
-        if endpoint is None or any(name == b"origin" for name, _ in scope["headers"]):
-            await self._starlette(scope, receive, send)
+        is_of_page = any(name == b"origin" for name, _ in scope["headers"])
+        await (self._for_pages if is_of_page else self._app)(scope, receive, send)
+
+
+class _ByName:
+    """Commands by their names in any case, and what is no command."""
+
+    def __init__(self, by_name: Mapping[str, ASGIApp]) -> None:
+        self._by_name = by_name
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self._by_name.get(scope["path_params"]["name"].lower())
+        if app is not None:
+            await app(scope, receive, send)
         else:
-            scope["path_params"] = {}
-            await endpoint(scope, receive, send)
-
-
-def _merged(routes: Sequence[BaseRoute]) -> list[BaseRoute]:
-    """Paths with parameters behind those without: `/v1/users/me` before `/v1/users/{user_id}`."""
-    return sorted(routes, key=lambda route: "{" in getattr(route, "path", ""))
-
-
-def _cors(origins: Sequence[str]) -> Middleware:
-    # No cookies anywhere, so no credentials: what a page may not read here it cannot do in a user's name either.
-    return Middleware(
-        CORSMiddleware,
-        allow_origins=origins,
-        allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
-        allow_headers=_ALLOWED_HEADERS,
-        expose_headers=_EXPOSED_HEADERS,
-        max_age=600,
-    )
-
-
-async def _refuse(request: Request, exc: Exception) -> Response:
-    """No such path, or not by this method: JSON for the API, text for people."""
-    assert isinstance(exc, HTTPException)
-    allowed = (exc.headers or {}).get("Allow", "")
-    message = f"there is no {request.url.path[:200]} here; /openapi.json and /docs say what there is"
-    if exc.status_code == 405:
-        message = f"this path takes {allowed or 'other methods'}"
-    elif exc.status_code != 404:
-        message = str(exc.detail)
-    body, kind = HttpError(exc.status_code, message).body(request.url.path)
-    return Response(body, exc.status_code, headers=dict(exc.headers or {}), media_type=kind)
-
-
-class _UnknownCommand:
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        name = scope["path_params"]["name"][:64]
-        message = f"there is no command {name} on this server"
-        await send_json(send, 404, {"code": 404, "error": "unknown_command", "message": message})
-
-
-_unknown_command = _UnknownCommand()
+            message = "there is no such command on this server; /openapi.json and /docs say which there are"
+            await send_error(send, NotFound(message, error="unknown_command"))
 
 
 async def _openapi(description: bytes, request: Request) -> Response:

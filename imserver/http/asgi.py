@@ -176,10 +176,7 @@ class _Exchange:
             piece = self._connection.read_body_nowait()
             if piece is None:
                 self._scope.deadline = float("inf")  # the client's time, not the app's
-                try:
-                    piece = await self._connection.read_body()
-                finally:
-                    self._extend()
+                piece = await self._connection.read_body()
         except HttpError as refusal:
             self._is_over = True
             await self._tell_client(refusal)
@@ -187,6 +184,8 @@ class _Exchange:
         except (trio.BrokenResourceError, trio.TooSlowError):
             self._is_over = True
             return {"type": "http.disconnect"}
+        finally:
+            self._extend()  # each step of the app has its own time
         self._is_body_told = self._connection.has_whole_body
         return {"type": "http.request", "body": piece, "more_body": not self._is_body_told}
 

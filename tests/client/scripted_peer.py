@@ -1,7 +1,8 @@
 """A small server for the client's tests: real loopback sockets, a model in memory, and faults on demand.
 
-It speaks the protocol with `struct` and `msgpack` alone. It keeps what it stores across connections; a test changes its
-behaviour by putting a function into `peer.on[command]`, and pushes with `peer.push`.
+It speaks the protocol with `struct` and `msgpack` alone, over TCP, TLS, or WebSocket (trio-websocket's server). It keeps
+what it stores across connections; a test changes its behaviour by putting a function into `peer.on[command]`, and pushes
+with `peer.push`.
 """
 
 import struct
@@ -10,6 +11,7 @@ from contextlib import asynccontextmanager
 
 import msgpack
 import trio
+from trio_websocket import ConnectionClosed, WebSocketServer
 
 HEARTBEAT, GOAWAY, HELLO, REGISTER, LOGIN, AUTH, REFRESH, LOGOUT = 1, 2, 4, 1001, 1002, 1003, 1004, 1005
 SEND, PULL, SYNC, SEND_BATCH, CHANGES = 2001, 2002, 2003, 2011, 2014
@@ -57,6 +59,34 @@ class Link:
                 await self.stream.send_all(data)
 
 
+class MessageStream(trio.abc.Stream):
+    """A WebSocket of the peer's as a stream of bytes: each `send_all` is a binary message."""
+
+    def __init__(self, websocket):
+        self.websocket = websocket
+        self.sizes = []  # of the messages received, in bytes
+
+    async def send_all(self, data):
+        try:
+            await self.websocket.send_message(data)
+        except ConnectionClosed as error:
+            raise trio.BrokenResourceError from error
+
+    async def wait_send_all_might_not_block(self):
+        await trio.lowlevel.checkpoint()
+
+    async def receive_some(self, max_bytes=None):
+        try:
+            message = await self.websocket.get_message()
+        except ConnectionClosed:
+            return b""
+        self.sizes.append(len(message))
+        return message
+
+    async def aclose(self):
+        await self.websocket.aclose()
+
+
 class Peer:
     """The model: conversations, idempotency, tokens; everything a test may look at or break."""
 
@@ -75,6 +105,9 @@ class Peer:
         self.refresh_token = "refresh-1"
         self.accepted = 0
         self.address = ""
+        self.subprotocols = []  # that each WebSocket asked for
+        self.close_codes = []  # with which each WebSocket was closed
+        self.refuse_websocket = None  # async fn(request): instead of accepting it
         self.changed = trio.Event()
 
     def requests(self, command):
@@ -254,15 +287,40 @@ class Peer:
         if body.get("rid"):
             await link.send(command, {**answer, "rid": body["rid"]})
 
+    async def serve_websocket(self, request):
+        if self.refuse_websocket is not None:
+            await self.refuse_websocket(request)
+            return
+        self.subprotocols.append(tuple(request.proposed_subprotocols))
+        websocket = await request.accept(subprotocol="imserver.v1")
+        await self.serve(MessageStream(websocket))
+        self.close_codes.append(websocket.closed.code)
+        self._ring()
+
 
 @asynccontextmanager
-async def running_peer(**options):
-    """A peer on a free port of 127.0.0.1; `peer.address` is what `open_client` takes."""
+async def running_peer(scheme="tcp", ssl_context=None, **options):
+    """A peer on a free port of 127.0.0.1; `peer.address` is what `open_client` takes.
+
+    Args:
+        scheme: tcp, tls, ws or wss.
+        ssl_context: the server's, for tls and wss.
+    """
     peer = Peer(**options)
     async with trio.open_nursery() as nursery:
-        [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        peer.address = f"127.0.0.1:{listener.socket.getsockname()[1]}"
-        nursery.start_soon(trio.serve_listeners, peer.serve, [listener])
+        if ssl_context is None:
+            [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+            socket = listener.socket
+        else:
+            [listener] = await trio.open_ssl_over_tcp_listeners(0, ssl_context, host="127.0.0.1", https_compatible=True)
+            socket = listener.transport_listener.socket
+        peer.address = f"127.0.0.1:{socket.getsockname()[1]}"
+        if scheme in ("ws", "wss"):
+            await nursery.start(WebSocketServer(peer.serve_websocket, [listener], disconnect_timeout=1).run)
+        else:
+            nursery.start_soon(trio.serve_listeners, peer.serve, [listener])
+        if scheme != "tcp":
+            peer.address = f"{scheme}://{peer.address}"
         try:
             yield peer
         finally:

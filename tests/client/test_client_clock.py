@@ -10,7 +10,6 @@ from scripted_peer import Peer
 
 from imserver.client import RequestTimeout, open_client
 from imserver.client.backoff import Backoff
-from imserver.client.transport import connector_for
 
 
 @pytest.fixture
@@ -135,9 +134,3 @@ def test_full_jitter_draws_below_a_rising_ceiling():
     assert backoff.next_delay_s(at_least_s=60) == 75.0
     backoff.reset()
     assert backoff.next_delay_s() == 0.05
-
-
-@pytest.mark.parametrize("address", ["127.0.0.1:9000", "tcp://127.0.0.1:9000", "tcp://[::1]:9000/", "[::1]:1"])
-def test_addresses_that_are_understood(address):
-    """With and without a scheme, version 4 and 6."""
-    assert callable(connector_for(address))

@@ -263,7 +263,7 @@ async def test_cancelled_send_leaves_the_line_to_the_next(peer):
                 scope.cancel()
         del peer.on[wire.SEND]
         assert (await client.send("alice", "next")).seq == 1
-        assert client._lines._lines == {}
+        assert client._outgoing._lines._lines == {}
         assert client._delivery.sending == set()
 
 

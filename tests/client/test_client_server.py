@@ -2,10 +2,14 @@
 
 import json
 import re
+import socket
+import ssl
 import sys
 from pathlib import Path
 
+import pytest
 import trio
+from certificates import Authority
 
 from imserver.client import Conflict, Read, State, open_client
 
@@ -30,9 +34,24 @@ async def log_in(client, user_id):
     await client.login(user_id, PASSWORD, device_id="laptop", timeout_s=60)
 
 
-async def test_first_conversation_with_the_real_server(server):
-    """Both ways, read marks, profile, devices, and the tokens."""
-    async with open_client(connector(server)) as anna, open_client(connector(server)) as ben:
+@pytest.fixture(params=["tcp", "ws", "http", "tls", "wss", "https"])
+def address(request, server, make_server, tmp_path):
+    """What `open_client` takes: each scheme with a real server, and a context that trusts its certificate."""
+    scheme, context = request.param, None
+    if scheme in ("tls", "wss", "https"):
+        authority = Authority()
+        files = authority.server_files(tmp_path)
+        server = make_server({"tls.certificate": files.certificate, "tls.key": files.key})
+        context = ssl.create_default_context()
+        authority.trust(context)
+    [place] = server.ready["tcp" if scheme in ("tcp", "tls") else "http"]
+    return f"{scheme}://{place}", context
+
+
+async def test_first_conversation_with_the_real_server(address):
+    """Both ways, read marks, profile, devices, and the tokens; over each transport."""
+    url, context = address
+    async with open_client(url, ssl_context=context) as anna, open_client(url, ssl_context=context) as ben:
         events = anna.events()
         await log_in(anna, "sdk-anna")
         await log_in(ben, "sdk-ben")
@@ -52,21 +71,25 @@ async def test_first_conversation_with_the_real_server(server):
         assert (await anna.refresh()).refresh_token != old.refresh_token
 
 
-async def test_killed_server_loses_doubles_and_reorders_nothing(make_server):
+@pytest.mark.parametrize("transport", ["tcp", "ws"])
+async def test_killed_server_loses_doubles_and_reorders_nothing(make_server, transport):
     """Three times kill -9 while messages flow: each is accepted once, and received once, in order, with one restart of
     the receiving client in between that goes on from its persisted state."""
-    server = make_server()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]  # the address of a WebSocket is text: it stays through the restarts
+    server = make_server({"http.listen": f"127.0.0.1:{port}"})
+    address = connector(server) if transport == "tcp" else f"ws://127.0.0.1:{port}"
     total, got, saved = 150, [], {}
 
     async def send():
-        async with open_client(connector(server), backoff_max_s=0.2) as anna:
+        async with open_client(address, backoff_max_s=0.2) as anna:
             await log_in(anna, "anna")
             for n in range(total):
                 sent = await anna.send("ben", str(n), timeout_s=60)
                 assert sent.seq == n + 1
 
     async def receive(upto):
-        async with open_client(connector(server), state=State.from_dict(saved), backoff_max_s=0.2) as ben:
+        async with open_client(address, state=State.from_dict(saved), backoff_max_s=0.2) as ben:
             await (ben.login("ben", PASSWORD, device_id="laptop", timeout_s=60) if ready.is_set() else log_in(ben, "ben"))
             ready.set()
             async for message in ben.messages():

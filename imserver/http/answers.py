@@ -1,0 +1,163 @@
+"""What the commands answer, as JSON schema, for /openapi.json (wire protocol, section 5).
+
+Requests have classes, which check them; answers have none, since nothing checks what a handler is trusted to return. So
+they are declared here, and tests hold real answers against it. A plugin's command that is not here has an open schema.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Schema = Mapping[str, Any]
+
+STRING: Schema = {"type": "string"}
+INTEGER: Schema = {"type": "integer"}
+NUMBER: Schema = {"type": "number"}
+BOOLEAN: Schema = {"type": "boolean"}
+ANYTHING: Schema = {}
+TIME: Schema = {"type": "integer", "description": "ms since 1970, UTC"}
+
+
+def fields(**properties: Schema) -> dict[str, Any]:
+    """An object's schema; what has a name that ends in `_` may be absent, and has no `_` in truth."""
+    shown: dict[str, Schema] = {}
+    required = []
+    for name, schema in properties.items():
+        if not name.endswith("_"):
+            required.append(name)
+        shown[name.rstrip("_")] = schema
+    return {"type": "object", "properties": shown, "required": required}
+
+
+def many(item: Schema) -> Schema:
+    """A list's schema."""
+    return {"type": "array", "items": item}
+
+
+def ref(name: str) -> Schema:
+    """A reference to one of `COMPONENTS`."""
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def nullable(schema: Schema) -> Schema:
+    """The schema, or null."""
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+_LOGIN = {
+    "user_id": STRING,
+    "expires_at": TIME,
+    "session_id": STRING,
+    "heartbeat_ms": INTEGER,
+    "server_time": TIME,
+    "sync_": ref("ConversationPage"),
+}
+_MESSAGE = fields(
+    conversation_id=STRING,
+    seq=INTEGER,
+    rev=INTEGER,
+    message_id=STRING,
+    client_id=STRING,
+    sent_at=TIME,
+    type=STRING,
+    body=ANYTHING,
+    reply_to_=INTEGER,
+    mentions_=many(STRING),
+    expires_at_=TIME,
+    edited_at_=TIME,
+    recalled_=BOOLEAN,
+    reactions_={"type": "object", "additionalProperties": many(STRING)},
+)
+_MESSAGE["properties"]["from"] = STRING
+_MESSAGE["required"].append("from")
+_SENT = {"conversation_id": STRING, "seq_": INTEGER, "message_id": STRING, "sent_at": TIME, "duplicate_": BOOLEAN}
+_FILE = {
+    "file_id": STRING,
+    "name": STRING,
+    "size": INTEGER,
+    "type": {"type": "string", "description": "the media type", "examples": ["image/png"]},
+    "sha256": STRING,
+    "url": STRING,
+    "created_at": TIME,
+    "expires_at_": TIME,
+}
+
+#: What several answers have in common.
+COMPONENTS: Mapping[str, Schema] = {
+    "Message": _MESSAGE,
+    "User": fields(user_id=STRING, nickname=STRING, avatar_=STRING, bio_=STRING, created_at=TIME),
+    "Device": fields(
+        session_id=STRING, device_id=STRING, platform=STRING, address=STRING, connected_at=TIME, online=BOOLEAN
+    ),
+    "Conversation": fields(
+        conversation_id=STRING,
+        last_seq=INTEGER,
+        last_rev=INTEGER,
+        read_seq=INTEGER,
+        delivered_seq=INTEGER,
+        unread=INTEGER,
+        last_message=nullable(ref("Message")),
+        peer_=STRING,
+        group_=STRING,
+    ),
+    "ConversationPage": fields(conversations=many(ref("Conversation")), next_cursor=STRING, more=BOOLEAN),
+    "File": fields(**_FILE),
+    "Upload": fields(file_id=STRING, upload_url=STRING, offset=INTEGER, size=INTEGER, expires_at_=TIME),
+}
+
+#: command ID -> its answer's fields, `code` aside.
+ANSWERS: Mapping[int, Schema] = {
+    1: fields(server_time=TIME),
+    4: fields(server=STRING, name=STRING, version=INTEGER, max_frame=INTEGER, heartbeat_ms=INTEGER, time=TIME),
+    1001: fields(user_id=STRING),
+    1002: fields(**_LOGIN, token=STRING, refresh_token=STRING),
+    1003: fields(**_LOGIN),
+    1004: fields(token=STRING, refresh_token=STRING, expires_at=TIME),
+    1005: fields(),
+    1006: fields(users=many(ref("User"))),
+    1007: fields(),
+    1008: fields(),
+    1009: fields(users=many(ref("User")), next_cursor_=STRING),
+    1010: fields(devices=many(ref("Device"))),
+    1011: fields(),
+    2001: fields(**_SENT),
+    2002: fields(messages=many(ref("Message")), first_seq=INTEGER, last_seq=INTEGER),
+    2003: COMPONENTS["ConversationPage"],
+    2004: fields(unread=INTEGER),
+    2011: fields(
+        results=many({"anyOf": [fields(code={"type": "integer", "const": 0}, **_SENT), ref("Error")]}),
+    ),
+    2014: fields(messages=many(ref("Message")), last_rev=INTEGER, more=BOOLEAN),
+    5002: fields(),
+}
+
+_IS_TEXT: Schema = {"properties": {"type": {"const": "text"}}}
+#: request class -> what its fields must be together, beyond what each must be for itself.
+TOGETHER: Mapping[str, Schema] = {
+    "Send": {
+        "anyOf": [
+            {"required": ["to"], "properties": {"to": STRING}},
+            {"required": ["conversation_id"], "properties": {"conversation_id": STRING}},
+        ],
+        "if": _IS_TEXT,
+        "then": {"properties": {"body": STRING}},
+    },
+    "PushAck": {
+        "anyOf": [
+            {"required": ["conversation_id", "seq"], "properties": {"conversation_id": STRING, "seq": INTEGER}},
+            {"required": ["acks"], "properties": {"acks": {"type": "object", "maxProperties": 500}}},
+        ]
+    },
+}
+#: request class -> bounds that are checked elsewhere, by field.
+BOUNDS: Mapping[str, Mapping[str, Schema]] = {
+    "GetUser": {"user_ids": {"maxItems": 500}},
+    "SendBatch": {
+        "messages": {
+            "maxItems": 100,
+            "description": "bodies of SEND",
+            "examples": [[{"to": "bob", "client_id": "batch-1", "body": "one"}]],
+        }
+    },
+}
