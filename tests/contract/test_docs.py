@@ -1,6 +1,7 @@
 """The documentation says what the program does: every name in one is in the other, and what it shows runs."""
 
 import ast
+import json
 import os
 import re
 import shlex
@@ -331,6 +332,9 @@ def test_ci_runs_the_second_command(tmp_path, status):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(fake)
         path.chmod(0o755)
+    # Installs nothing: a machine without a browser stays without one.
+    (tmp_path / "bin/apt-get").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "bin/apt-get").chmod(0o755)
     environment = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "LOG": str(tmp_path / "log"), "STATUS": str(status)}
     done = subprocess.run([tmp_path / ".ci" / "run"], env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == status, done.stderr
@@ -367,6 +371,21 @@ def test_first_conversation_of_the_readme(make_server):
         answer, push = map(ast.literal_eval, run_script(scripts[1]).splitlines())
         assert (answer[0], answer[1]["code"], answer[1]["seq"]) == (2001, 0, n)
         assert (push[0], push[1]["body"], push[1]["from"]) == (5001, "hello, dave", "carol")
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl (Debian: apt install curl)")
+def test_curl_session_of_the_readme(make_server):
+    """The README's curl session runs line by line as it stands, and answers what it says."""
+    address = make_server().ready["http"][0]
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (session,) = re.findall(r"^```bash\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    session = session.replace("localhost:8080", address).replace("python3", sys.executable)
+    done = subprocess.run(["bash", "-euc", session], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    answers = [json.loads(line) for line in done.stdout.replace("}{", "}\n{").splitlines()]
+    assert [answer["code"] for answer in answers] == [0] * len(answers)
+    assert answers[-1]["messages"][0]["body"] == "hello, frank"
+    assert answers[-2] == answers[-3] | {"duplicate": True}
 
 
 def test_scripts_of_the_first_tutorial(server):
