@@ -56,5 +56,7 @@ class HttpDoors:
                 sock, address, is_secure=isinstance(sock, TlsSocket), local=local
             )
         finally:
+            if isinstance(sock, TlsSocket) and not sock.handshake_done and sock.failure is not None:
+                shard.note_tls_failure(address, sock.failure)
             # A WebSocket that came of it counts for itself.
             shard.directory.dismiss(address)

@@ -108,6 +108,8 @@ class Router:
         self._log = get_logger("router")
         self._endpoints = {command.command_id: _Endpoint(command, shard.limits) for command in table}
         self.is_draining = False
+        #: Requests over HTTP that are being carried out.
+        self.busy = 0
         self._authenticators = self._hooks(registry.plugins, "authenticate")
         #: Whose credentials were found good, at which revision of the directory.
         self._identities = Cache("identities")
@@ -171,7 +173,7 @@ class Router:
 
         Raises:
             NotAuthenticated: nobody's.
-            ImError: somebody's who may not come in.
+            ImError: somebody's who may not come in, or it could not be found out.
         """
         directory = self._shard.directory
         key = _digest(credentials)
@@ -180,7 +182,12 @@ class Router:
             return known[1]
         revision = directory.revision
         for owner, authenticate in self._authenticators:
-            identity: Identity | None = await authenticate(self._apps[owner], credentials)
+            try:
+                identity: Identity | None = await authenticate(self._apps[owner], credentials)
+            except ImError:
+                raise
+            except Exception as exc:
+                raise self.fault("authenticate", 0, owner, None, exc) from exc
             if identity is not None:
                 self._identities.put(key, (revision, identity))
                 return identity
@@ -460,6 +467,7 @@ class Router:
         Raises:
             ImError: it was refused, or failed.
         """
+        self.busy += 1
         try:
             endpoint = self._admit(caller, command_id)
             try:
@@ -474,6 +482,8 @@ class Router:
         except ImError as exc:
             self.count_error(command_id, exc.code)
             raise
+        finally:
+            self.busy -= 1
 
     async def _perform(self, session: Caller, endpoint: _Endpoint, request: Any) -> dict[str, Any]:
         """Run a handler for somebody who waits for its fields."""
@@ -538,7 +548,7 @@ class Router:
     def _fault(self, endpoint: _Endpoint, session: Caller, exc: Exception) -> ImError:
         return self.fault(endpoint.command.name, endpoint.command_id, endpoint.owner, session, exc)
 
-    def fault(self, name: str, command_id: int, owner: str, session: Caller, exc: Exception) -> ImError:
+    def fault(self, name: str, command_id: int, owner: str, session: Caller | None, exc: Exception) -> ImError:
         """What the client is told of an exception that should not have come this far; the log has the rest."""
         if isinstance(exc, BaseExceptionGroup):
             wanted, rest = exc.split(ImError)
@@ -554,8 +564,8 @@ class Router:
             command=command_id,
             name=name,
             plugin=owner,
-            user=session.user_id,
-            session=session.session_id,
+            user=None if session is None else session.user_id,
+            session=None if session is None else session.session_id,
             trace_id=trace_id,
             exc_info=exc,
         )

@@ -159,7 +159,7 @@ class Session(Caller):
             return
         except OSError:
             if self._tls is not None and self._tls.failure is not None:
-                shard.log.debug("tls_failed", address=self.address, reason=self._tls.failure)
+                shard.note_tls_failure(self.address, self._tls.failure)
             self.lose()
             return
         if count == 0:

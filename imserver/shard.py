@@ -107,6 +107,8 @@ class Shard:
         self._mailbox: deque[Callable[[], None]] = deque()
         self._durable_waiters: dict[int, list[trio.Event]] = {}
         self._nursery: trio.Nursery | None = None
+        self._tls_failures = 0
+        self._tls_said_at = -1.0
         #: The plugins' `before_send` hooks.
         self.send_hooks: list[tuple[str, Callable[[AppContext, Draft], None]]] = []
         self.worker_limiter = trio.CapacityLimiter(8)
@@ -143,6 +145,14 @@ class Shard:
         self.sessions.add(session)
         self.router.connected(session)
 
+    def note_tls_failure(self, address: str, reason: str) -> None:
+        """A handshake failed, or what came was no TLS. One line a second says it: anybody can do this as often as they like."""
+        self._tls_failures += 1
+        if self.now - self._tls_said_at >= 1.0:
+            self._tls_said_at = self.now
+            self.log.info("tls_failed", address=address, reason=reason, failures=self._tls_failures)
+            self._tls_failures = 0
+
     def forget(self, session: Session) -> None:
         """A connection is gone."""
         self.sessions.discard(session)
@@ -151,7 +161,7 @@ class Shard:
     @property
     def is_quiet(self) -> bool:
         """Nothing runs, nothing waits to be written."""
-        return not (self.waiting or self.dirty or self._mailbox) and all(
+        return not (self.waiting or self.dirty or self._mailbox or self.router.busy) and all(
             not session.in_flight and not session.has_output for session in list(self.sessions)
         )
 

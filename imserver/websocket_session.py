@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 #: Close codes (RFC 6455, section 7.4). What GOAWAY says is said by 4000 + its code as well.
 GOING_AWAY = 1001
 PROTOCOL_ERROR = 1002
+POLICY_VIOLATION = 1008
 TOO_BIG = 1009
 _OWN_CODES = 4000
 #: A peer that leaves so many pings unanswered is taken for dead.
@@ -54,16 +55,33 @@ _read_text = msgspec.json.Decoder(_Text).decode
 class WebSocketSession(Session):
     """See the module. Born when the handshake is done."""
 
-    __slots__ = ("_close", "_codec", "_has_form", "_has_said_close", "_ping_at", "_unanswered_pings")
+    __slots__ = (
+        "_close",
+        "_close_payload",
+        "_codec",
+        "_has_form",
+        "_has_said_close",
+        "_is_settled",
+        "_is_settling",
+        "_ping_at",
+        "_pong",
+        "_unanswered_pings",
+    )
 
     def __init__(self, shard: Shard, sock: socket.socket | TlsSocket, address: str) -> None:
         super().__init__(shard, sock, address)
         self._codec = WebSocketDecoder(self.decoder.max_frame_bytes)
         #: The first message has told whether pushes are text; until then they are binary.
         self._has_form = False
-        #: How the connection will be closed: (code, reason).
-        self._close = (GOING_AWAY, "")
+        #: How the connection will be closed: (code, reason). None: nobody has said anything of it.
+        self._close: tuple[int, str] | None = None
         self._has_said_close = False
+        #: The peer's CLOSE, while requests that came before it wait to be carried out.
+        self._close_payload: bytes | None = None
+        #: Of a closing connection: the answers that waited for the disk are out; somebody waits for that.
+        self._is_settled = self._is_settling = False
+        #: The answer to the newest ping, while what goes out before it is not out.
+        self._pong = b""
         self._ping_at = shard.now + shard.config.http.websocket_ping_s
         self._unanswered_pings = 0
 
@@ -77,8 +95,9 @@ class WebSocketSession(Session):
     def _take(self, data: memoryview) -> None:
         """See `Session._take`."""
         self._unanswered_pings = 0  # any frame counts as life
-        ping: bytes | None = None
         for opcode, payload in self._codec.receive(data):
+            if self.state is not State.OPEN:
+                return
             if isinstance(payload, WebSocketError):
                 self._fail(payload.close_code, str(payload))
             elif opcode == BINARY:
@@ -86,14 +105,13 @@ class WebSocketSession(Session):
             elif opcode == TEXT_MESSAGE:
                 self._take_text(payload)
             elif opcode == PING:
-                ping = payload
+                # Only the newest has to be answered (RFC 6455, section 5.5.3), so that a flood of them takes no room.
+                self._pong = pack_message(PONG, payload)
+                self._mark_dirty()
                 self.charge(1)
             elif opcode == CLOSE:
                 self._answer_close(payload)
             # A PONG is life, and that was noted.
-        if ping is not None:
-            # Only the last one of a read has to be answered (RFC 6455, section 5.5.3), so a flood of them costs little.
-            self._send_control(pack_message(PONG, ping))
 
     def _take_frames(self, message: bytes) -> None:
         """A binary message: whole frames."""
@@ -111,11 +129,14 @@ class WebSocketSession(Session):
 
     def _take_text(self, text: bytes) -> None:
         """A text message: one request."""
+        if not self.takes_frames:
+            return
         self._note_form(JSON | TEXT)
         try:
             command_id = _read_text(text).cmd
         except (msgspec.DecodeError, RecursionError) as exc:
             error = InvalidBody(f'a text message is one JSON object such as {{"cmd": 2001, …}}: {exc}')
+            self.charge(1)
             rid = rid_of(text, JSON, len(text))
             self.send(encode_frame(ERROR, {"rid": rid, **error.answer()} if rid else error.answer(), JSON | TEXT))
         else:
@@ -132,16 +153,31 @@ class WebSocketSession(Session):
         self.go_away_silently()
 
     def _answer_close(self, payload: bytes) -> None:
-        """The peer closes. What waits for the disk is still answered, then comes our CLOSE with its code."""
+        """The peer closes. What it has asked is still carried out and answered, then comes our CLOSE with its code."""
+        if self.backlog is not None:
+            self._close_payload = payload
+            return
         self._close = (int.from_bytes(payload[:2], "big") if payload else 1000, "")
         if self.state is State.OPEN:
             self._begin_closing(cancel_tasks=False)
 
+    def resume(self) -> None:
+        """See `Session.resume`."""
+        super().resume()
+        if self._close_payload is not None:
+            self._answer_close(self._close_payload)
+
     # ------------------------------------------------------------ writing
+
+    @property
+    def has_output(self) -> bool:
+        """See `Session.has_output`."""
+        return bool(self.out or self._unsent or self._pong)
 
     def _next_bytes(self) -> bytes:
         """See `Session._next_bytes`: each frame in a message of its own."""
-        parts: list[bytes] = []
+        parts = [self._pong]
+        self._pong = b""
         for frame in self._next_frames():
             if flags_of(frame) & TEXT:
                 text = b'{"cmd":%d' % command_of(frame)
@@ -157,6 +193,13 @@ class WebSocketSession(Session):
         self._unsent += message
         self._mark_dirty()
 
+    def _write(self) -> None:
+        """See `Session._write`: what was half out is out, and a ping that came meanwhile is answered."""
+        super()._write()
+        if self._pong and not self._wants_write:
+            self._mark_dirty()
+            self.shard.reactor.wake()
+
     # ------------------------------------------------------------ the end
 
     def go_away(self, error: str, message: str, *, code: int = 503, retry_after_ms: int | None = None) -> None:
@@ -165,27 +208,51 @@ class WebSocketSession(Session):
             self._close = (GOING_AWAY if error == "draining" else _OWN_CODES + code, error)
         super().go_away(error, message, code=code, retry_after_ms=retry_after_ms)
 
+    def go_away_silently(self) -> None:
+        """See `Session.go_away_silently`."""
+        if self._close is None and not self.shard.router.is_draining:
+            self._close = (POLICY_VIOLATION, "an ERROR has said why")
+        super().go_away_silently()
+
     def _finish_closing(self) -> None:
         """See `Session._finish_closing`: CLOSE goes out last."""
-        if self.shard.waiting or self.in_flight or self._has_said_close:
+        if self._has_said_close:
             super()._finish_closing()
-            return
-        self._has_said_close = True
-        self._send_control(pack_close(*self._close))
-        self.shard.reactor.wake()
+        elif self.shard.waiting and not self._is_settled:
+            # Others may keep the disk busy for ever: what is waited for is what waits now.
+            if not self._is_settling:
+                self._is_settling = True
+                self.shard.start_soon(self._settle)
+        elif not self.in_flight:
+            self._has_said_close = True
+            self._send_control(pack_close(*(self._close or (GOING_AWAY, ""))))
+            self.shard.reactor.wake()
+
+    async def _settle(self) -> None:
+        await self.shard.wait_settled()
+        self._is_settled = True
+        if self.state is State.CLOSING and not self.has_output:
+            self._finish_closing()
+        self.shard.end_of_turn()
+
+    def lose(self) -> None:
+        """See `Session.lose`."""
+        self._pong = b""
+        super().lose()
 
     # ------------------------------------------------------------ deadlines
 
     def _check_life(self, now: float) -> float | None:
         """See `Session._check_life`: the server pings, and two pings without any answer are the end."""
-        if now >= self._ping_at:
+        if now >= self._ping_at and self.backlog is None:
             if self._unanswered_pings >= UNANSWERED_PINGS:
                 self.go_away("idle", "two pings without an answer", code=408)
                 return None
             self._unanswered_pings += 1
             self._ping_at = now + self.shard.config.http.websocket_ping_s
             self._send_control(pack_message(PING, b""))
-        return self._ping_at
+        # While it is parked nothing is read, thus no answer either.
+        return max(self._ping_at, now)
 
     # ------------------------------------------------------------ login
 

@@ -90,6 +90,7 @@ COMPONENTS: Mapping[str, Schema] = {
     "Device": fields(
         session_id=STRING, device_id=STRING, platform=STRING, address=STRING, connected_at=TIME, online=BOOLEAN
     ),
+    "Presence": fields(user_id=STRING, online=BOOLEAN, platforms=many(STRING), last_seen_=TIME),
     "Conversation": fields(
         conversation_id=STRING,
         last_seq=INTEGER,
@@ -121,10 +122,14 @@ ANSWERS: Mapping[int, Schema] = {
     1009: fields(users=many(ref("User")), next_cursor_=STRING),
     1010: fields(devices=many(ref("Device"))),
     1011: fields(),
+    1012: fields(presence=many(ref("Presence"))),
+    1013: fields(presence=many(ref("Presence"))),
     2001: fields(**_SENT),
     2002: fields(messages=many(ref("Message")), first_seq=INTEGER, last_seq=INTEGER),
     2003: COMPONENTS["ConversationPage"],
     2004: fields(unread=INTEGER),
+    2008: fields(),
+    2009: fields(messages=many(ref("Message")), next_cursor_=STRING),
     2011: fields(
         results=many({"anyOf": [fields(code={"type": "integer", "const": 0}, **_SENT), ref("Error")]}),
     ),
@@ -132,17 +137,19 @@ ANSWERS: Mapping[int, Schema] = {
     5002: fields(),
 }
 
+_WHERE = [
+    {"required": ["to"], "properties": {"to": STRING}},
+    {"required": ["conversation_id"], "properties": {"conversation_id": STRING}},
+]
 _IS_TEXT: Schema = {"properties": {"type": {"const": "text"}}}
 #: request class -> what its fields must be together, beyond what each must be for itself.
 TOGETHER: Mapping[str, Schema] = {
     "Send": {
-        "anyOf": [
-            {"required": ["to"], "properties": {"to": STRING}},
-            {"required": ["conversation_id"], "properties": {"conversation_id": STRING}},
-        ],
+        "anyOf": _WHERE,
         "if": _IS_TEXT,
         "then": {"properties": {"body": STRING}},
     },
+    "Typing": {"anyOf": _WHERE},
     "PushAck": {
         "anyOf": [
             {"required": ["conversation_id", "seq"], "properties": {"conversation_id": STRING, "seq": INTEGER}},
@@ -152,7 +159,9 @@ TOGETHER: Mapping[str, Schema] = {
 }
 #: request class -> bounds that are checked elsewhere, by field.
 BOUNDS: Mapping[str, Mapping[str, Schema]] = {
+    "GetPresence": {"user_ids": {"maxItems": 500}},
     "GetUser": {"user_ids": {"maxItems": 500}},
+    "WatchPresence": {"user_ids": {"maxItems": 500}},
     "SendBatch": {
         "messages": {
             "maxItems": 100,

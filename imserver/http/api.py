@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, get_type_hints
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 import trio
@@ -110,7 +111,7 @@ class Api:
         certificate = scope["imserver.certificate"]
         if authorization is None and api_key is None and certificate is None:
             if acting_for is not None:
-                raise InvalidBody("X-IM-User goes with an API key (X-API-Key)")
+                raise NotAuthenticated("X-IM-User goes with an API key: X-API-Key")
         else:
             credentials = _credentials(authorization, api_key, acting_for, certificate, address)
             caller.identify(await self._router.authenticate(credentials))
@@ -204,6 +205,7 @@ class Api:
     async def _run_route(self, route: Route, caller: Caller, request: Request, timeout_s: float) -> Response:
         self._admit(route, caller)
         context = self._router.route_context(route.owner, caller)
+        self._router.busy += 1
         try:
             with trio.move_on_after(timeout_s):
                 result = await route.handler(context, request)
@@ -216,6 +218,8 @@ class Api:
             raise
         except Exception as exc:
             raise self._router.fault(f"{route.method} {route.path}", 0, route.owner, caller, exc) from exc
+        finally:
+            self._router.busy -= 1
 
     def _admit(self, route: Route, caller: Caller) -> None:
         if self._router.is_draining:
@@ -310,13 +314,20 @@ def _plain(value: msgspec.Raw) -> object:
 
 
 def _types_of(request: type | None) -> Mapping[str, Any]:
-    """The types of a request's fields, by their names on the wire."""
+    """The types of a request's fields, by their names on the wire, without null: an address has a field or not."""
     if request is None:
         return {}
-    types = get_type_hints(request, include_extras=True)
+    hints = get_type_hints(request, include_extras=True)
+    types = {name: _without_null(hint) for name, hint in hints.items()}
     if issubclass(request, msgspec.Struct):
         return dict(zip(request.__struct_encode_fields__, map(types.__getitem__, request.__struct_fields__), strict=True))
     return types
+
+
+def _without_null(hint: Any) -> Any:
+    if get_origin(hint) not in (Union, UnionType):
+        return hint
+    return Union[tuple(choice for choice in get_args(hint) if choice is not NoneType)]  # noqa: UP007
 
 
 def _query_fields(request: Request, resource: Resource, types: Mapping[str, Any]) -> dict[str, Any]:

@@ -43,6 +43,10 @@ class HttpConnection:
         self._limits = limits
         self._buffer = bytearray()
         self._is_first = True
+        #: While there is no request under way: how to end the wait for one.
+        self._idling: trio.CancelScope | None = None
+        #: It was ended while idle, because another one needed its place.
+        self.has_given_place = False
         #: Nothing more comes from the client; it may still wait for answers.
         self._has_ended = False
         self._h11 = h11.Connection(h11.SERVER)
@@ -79,17 +83,33 @@ class HttpConnection:
         self._taking, self._giving = Pace(self._limits), Pace(self._limits)
         return head
 
+    def give_place(self) -> bool:
+        """End now if there is no request under way; returns whether it will."""
+        if self._idling is None or self._idling.cancel_called:
+            return False
+        self._idling.cancel()
+        self.has_given_place = True
+        return True
+
     async def _next_head_bytes(self) -> bytes | None:
         buffer = self._buffer
-        if not buffer and not self._is_first:
-            try:
-                if not await self._receive(self._limits.keep_alive_s):
+        began_at = trio.current_time()
+        if not buffer:
+            wait_s = self._limits.head_timeout_s if self._is_first else self._limits.keep_alive_s
+            with trio.CancelScope() as self._idling:
+                try:
+                    if not await self._receive(wait_s):
+                        return None
+                except trio.TooSlowError:
                     return None
-            except trio.TooSlowError:
+            if self._idling.cancelled_caught:
                 return None
+            self._idling = None
+        if not self._is_first:
+            began_at = trio.current_time()
         self._is_first = False
         searched = 0
-        ends_at = trio.current_time() + self._limits.head_timeout_s
+        ends_at = began_at + self._limits.head_timeout_s
         while True:
             if buffer:
                 data = take_head(buffer, searched, self._limits)

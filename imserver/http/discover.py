@@ -10,6 +10,9 @@ from starlette.responses import JSONResponse, Response
 
 import imserver
 
+_ALL = ("0.0.0.0", "[::]")
+_LOOPBACK = ("127.0.0.1", "[::1]", "localhost")
+
 
 @attrs.frozen
 class Endpoints:
@@ -25,8 +28,9 @@ class Endpoints:
 async def discover(endpoints: Callable[[], Endpoints], request: Request) -> Response:
     """The addresses as the client can use them.
 
-    It has reached us by the name in its Host header, so HTTP and WebSocket are there, whatever stands between; frames are
-    on the same host at their own port, unless that listener is bound to one address alone.
+    It has reached us by the name in its Host header, so HTTP and WebSocket are there, whatever stands between (a proxy hands
+    the header on). Frames are on the same host at their own port, unless that listener is bound to one address alone; one
+    that is bound to the loopback is told only to those who have come by the loopback themselves.
     """
     here = endpoints()
     host = request.headers.get("host") or here.http[0]
@@ -37,8 +41,11 @@ async def discover(endpoints: Callable[[], Endpoints], request: Request) -> Resp
     }
     if here.tcp:
         bound, _, port = here.tcp[0].rpartition(":")
-        name = _host_of(host) if bound in ("0.0.0.0", "[::]", "127.0.0.1", "[::1]") else bound
-        answer["tcp"] = f"{name}:{port}"
+        name = _host_of(host)
+        if bound in _ALL or (bound in _LOOPBACK and name in _LOOPBACK):
+            answer["tcp"] = f"{name}:{port}"
+        elif bound not in _LOOPBACK:
+            answer["tcp"] = f"{bound}:{port}"
     fields = {
         "endpoints": answer,
         "tls": here.is_secure,

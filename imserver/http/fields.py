@@ -43,6 +43,7 @@ FIELDS: Mapping[str, tuple[str, Any]] = {
     "from": ("user id of the sender", "alice"),
     "group": ("group id, where the conversation is a group's", "trains"),
     "heartbeat_ms": ("so often a connection shows that it is alive", 30000),
+    "last_seen": ("ms since 1970, UTC; absent while online, or where it is not known", 1767225600000),
     "last_rev": ("the highest rev of the conversation", 7),
     "last_seq": ("the highest seq of the conversation", 7),
     "limit": ("how many at most", 50),
@@ -54,10 +55,12 @@ FIELDS: Mapping[str, tuple[str, Any]] = {
     "next_cursor": ("gives the next page; absent at the end", None),
     "nickname": ("what others see", "Alice"),
     "old_password": ("the present one", "correct horse 7 battery"),
+    "on": ("false: no longer", True),
     "online": ("connected at this moment", True),
     "password": ("8 to 1024 bytes; not one of those that guessers try first", "correct horse 7 battery"),
     "peer": ("user id of the other one, where the conversation is between two", "bob"),
     "platform": ("of the device, handed on as it is", "cli"),
+    "platforms": ("of the devices that are online", ["cli"]),
     "query": ("what to look for", "ali"),
     "reactions": ("emoji: the users who reacted with it", {"👍": ["bob"]}),
     "read_seq": ("the user has read up to here", 7),
@@ -84,6 +87,8 @@ FIELDS: Mapping[str, tuple[str, Any]] = {
 
 #: `\A` and `\Z` are Python's; a schema has the regular expressions of ECMA 262.
 _ANCHORS = {r"\A": "^", r"\Z": "$"}
+#: What stands behind these is no schema.
+_VALUES = frozenset({"const", "default", "enum", "example", "examples"})
 
 
 def explain(schema: Any) -> Any:
@@ -92,7 +97,7 @@ def explain(schema: Any) -> Any:
         return [explain(item) for item in schema]
     if not isinstance(schema, Mapping):
         return schema
-    explained = {key: explain(value) for key, value in schema.items()}
+    explained = {key: value if key in _VALUES else explain(value) for key, value in schema.items()}
     pattern = explained.get("pattern")
     if isinstance(pattern, str):
         explained["pattern"] = re.sub(r"\\[AZ]", lambda found: _ANCHORS[found[0]], pattern)

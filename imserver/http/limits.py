@@ -17,7 +17,7 @@ class HttpLimits:
     max_body_bytes: int = 1 << 20
     #: Below these the app counts for itself: the server only watches the pace.
     unlimited_paths: tuple[str, ...] = ("/v1/files",)
-    #: Open connections at once, in one shard.
+    #: Open connections at once, in one shard. Beyond it the oldest that has no request under way gives its place.
     max_connections: int = 1000
     #: Beyond `max_connections` so many at once are told why; those beyond are closed without a word. Arbitrary, and small.
     max_refusals: int = 100

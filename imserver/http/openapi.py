@@ -37,16 +37,19 @@ _ERRORS = {
     "403": "not allowed",
     "404": "there is no such thing",
     "405": "not by this method",
+    "408": "the request took too long to come",
     "409": "it exists, or the state does not allow it",
     "413": "over a limit",
     "415": "the body is no JSON",
-    "429": "too many requests",
+    "429": "too many requests; `retry_after_ms` and the header Retry-After say when again",
+    "431": "the address or the headers are too long",
     "500": "a fault of the server's",
-    "503": "overloaded, draining, or the disk is down",
+    "503": "overloaded, draining, or the disk is down; `retry_after_ms` and the header Retry-After say when again",
     "504": "past the deadline",
 }
 
 
+_UNREAD = frozenset({"400", "408", "431"})
 _TAGS = {
     "user": "Users, sessions and devices",
     "message": "Messages and conversations",
@@ -184,7 +187,12 @@ def _operation(handler: Any, owner: str, allow: str, answer: Schema | None) -> d
 def _responses(answer: Schema | None) -> dict[str, Any]:
     success = {"description": "done", "content": {"application/json": {"schema": _success(answer)}}}
     content = {"application/json": {"schema": {"$ref": _REF.format(name="Error")}}}
-    return {"200": success} | {status: {"description": text, "content": content} for status, text in _ERRORS.items()}
+    # A request that could not be read has no path yet, so nobody knows that it was one to the API.
+    unread = {**content, "text/plain": {"schema": {"type": "string"}}}
+    return {"200": success} | {
+        status: {"description": text, "content": unread if status in _UNREAD else content}
+        for status, text in _ERRORS.items()
+    }
 
 
 def _success(answer: Schema | None) -> Schema:
@@ -232,7 +240,7 @@ def _of_resource(resource: Resource, row: Command, schemas: _Schemas) -> dict[st
     if resource.has_body:
         taken = {*resource.query, *resource.fixed, *in_path}
         needed = [name for name in required if name not in taken]
-        together = {key: schema[key] for key in ("anyOf", "if", "then") if key in schema}
+        together = {key: schema[key] for key in ("anyOf", "if", "then") if key in schema and not taken & {"conversation_id"}}
         if row.name == "SEND":
             needed.remove("client_id")
             operation["parameters"].append(_idempotency_key())
@@ -251,7 +259,7 @@ def _without_null(schema: Mapping[str, Any]) -> Mapping[str, Any]:
     choices = [choice for choice in schema.get("anyOf", ()) if choice != {"type": "null"}]
     if len(choices) != 1:
         return schema
-    return {key: value for key, value in schema.items() if key not in ("anyOf", "default")} | choices[0]
+    return {**{key: value for key, value in schema.items() if key not in ("anyOf", "default")}, **choices[0]}
 
 
 def _idempotency_key() -> dict[str, Any]:

@@ -44,10 +44,11 @@ class Page:
         """See ASGI: GET and HEAD."""
         etag = self.etag.encode()
         asked = dict(scope["headers"]).get(b"if-none-match", b"")
-        is_known = etag in (part.strip().removeprefix(b"W/") for part in asked.split(b","))
+        is_known = asked == b"*" or etag in (part.strip().removeprefix(b"W/") for part in asked.split(b","))
         headers = [(b"etag", etag), *_HEADERS]
         if not is_known:
             headers.append((b"content-type", self.content_type.encode()))
+            headers.append((b"content-length", str(len(self.body)).encode()))
         await send({"type": "http.response.start", "status": 304 if is_known else 200, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if is_known else self.body})
 

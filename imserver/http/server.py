@@ -88,6 +88,7 @@ class HttpServer:
         self._trusted = tuple(trusted_proxies)
         self._scratch = bytearray(READ_BYTES)
         self._log = get_logger("http")
+        self._served: dict[HttpConnection, None] = {}  # in the order of their coming
         #: Open HTTP connections; those that have become WebSockets are none.
         self.connections = 0
 
@@ -106,9 +107,10 @@ class HttpServer:
         """
         stream = SocketStream(sock, self._scratch)
         self.connections += 1
+        connection = HttpConnection(stream, self._limits)
         try:
-            connection = HttpConnection(stream, self._limits)
-            if self.connections <= self._limits.max_connections:
+            if self.connections <= self._limits.max_connections or self._make_room():
+                self._served[connection] = None
                 await self._serve_requests(connection, _Here(stream, address, is_secure, local))
             elif self.connections <= self._limits.max_connections + self._limits.max_refusals:
                 await self._refuse_connection(stream, connection)
@@ -118,7 +120,12 @@ class HttpServer:
             self._log.exception("http_fault")
         finally:
             self.connections -= 1
+            self._served.pop(connection, None)
             stream.close()
+
+    def _make_room(self) -> bool:
+        """Let the oldest connection that has no request under way give its place; whether there was one."""
+        return any(connection.give_place() for connection in self._served)
 
     async def _refuse_connection(self, stream: SocketStream, connection: HttpConnection) -> None:
         if stream.tls is not None:
@@ -133,7 +140,7 @@ class HttpServer:
             while outcome is Outcome.GO_ON:
                 head = await connection.next_head()
                 if head is None:
-                    outcome = Outcome.END
+                    outcome = Outcome.ABORT if connection.has_given_place else Outcome.END
                 elif self._upgrade is not None and head.is_websocket:
                     outcome = await self._serve_upgrade(self._upgrade, connection, head, here)
                 else:

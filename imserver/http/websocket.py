@@ -8,6 +8,7 @@ import socket
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl
 
 from imserver.errors import ImError
 from imserver.http.server import Accepted, Refused, UpgradeRequest
@@ -28,6 +29,7 @@ TOKEN_PROTOCOL = "imserver.token."
 AUTH = 1003
 _VERSION = "13"
 _KEY_BYTES = 16
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
 class _Bad(Exception):
@@ -59,11 +61,11 @@ class WebSocketDoor:
             raise _Bad(404, f"there is no WebSocket at {request.path}; it is at {PATH}")
         if self._shard.router.is_draining:
             raise _Bad(503, "the server is stopping; connect again in a moment", Retry_After="1")
-        if "token=" in request.query:
+        if _has_token(request.query):
             raise _Bad(400, "a token never goes into the URL, where logs keep it: use Authorization or a sub-protocol")
         headers = _headers(request)
         key = _checked_key(headers)
-        self._check_origin(headers)
+        self._check_origin(headers, is_secure=request.is_secure)
         offered = [name.strip() for name in headers.get("sec-websocket-protocol", "").split(",") if name.strip()]
         token = _token(headers, offered)
         self._check_place(request.address)
@@ -76,20 +78,24 @@ class WebSocketDoor:
             answer.append(("Sec-WebSocket-Protocol", chosen))
         return Accepted(answer, partial(self._take_over, request, token))
 
-    def _check_origin(self, headers: Mapping[str, str]) -> None:
+    def _check_origin(self, headers: Mapping[str, str], *, is_secure: bool) -> None:
         """Whether a page from there may connect. What is no browser sends no Origin, and could send any."""
         origin = headers.get("origin")
-        if origin is None or origin.lower() in self._origins:
+        if origin is None or ("://" in origin and origin.lower() in self._origins):
             return
-        _, separator, host = origin.lower().partition("://")
-        if separator and "self" in self._origins and host == headers.get("host", "").lower():
+        if "self" in self._origins and _is_own(origin.lower(), headers.get("host", "").lower(), is_secure=is_secure):
             return
         raise _Bad(403, f"pages of {origin[:200]} may not connect; http.allowed_origins in the configuration says which may")
 
     def _check_place(self, address: str) -> None:
         limits = self._shard.limits
+        per_address = connections_of(limits, address)
+        # This one is among those that are counted: it was admitted as an HTTP connection. Behind a proxy it was counted
+        # under the proxy's address, so that a client's address may have one more there.
         refused = self._shard.directory.refusal(
-            address, max_connections=limits.max_connections, per_address=connections_of(limits, address)
+            address,
+            max_connections=limits.max_connections + 1,
+            per_address=None if per_address is None else per_address + 1,
         )
         if refused is not None:
             raise _Bad(503, f"too many connections ({refused}); try again later", Retry_After="5")
@@ -109,6 +115,25 @@ class WebSocketDoor:
         elif request.certificate is not None:
             shard.router.log_in(session, Credentials(certificate=request.certificate, address=request.address))
         session.begin(unread)
+
+
+def _has_token(query: str) -> bool:
+    """Whether a URL carries what reads like a token, however it is written."""
+    names = [name.lower() for name, _ in parse_qsl(query, keep_blank_values=True)]
+    return any(name.endswith("token") or name == "authorization" for name in names)
+
+
+def _is_own(origin: str, host: str, *, is_secure: bool) -> bool:
+    """Whether a page is of this server: the same host and port.
+
+    Where TLS ends before us nobody may have told us, so that https may talk to what looks like http; never the other way
+    round, since whoever stands on the wire can make any http page up.
+    """
+    scheme, _, place = origin.partition("://")
+    port = _DEFAULT_PORTS.get(scheme)
+    if port is None or (is_secure and scheme != "https"):
+        return False
+    return bool(place) and place.removesuffix(port) == host.removesuffix(port)
 
 
 def _headers(request: UpgradeRequest) -> dict[str, str]:

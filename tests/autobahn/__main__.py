@@ -28,7 +28,9 @@ def main(include):
         results = asyncio.run(run(port, include or None))
     failed = [result for result in results if not result.passed]
     for result in failed:
-        print(f"{result.case_id} {result.behavior.value}/{result.behavior_close.value}: {result.result} {result.result_close}")
+        print(
+            f"{result.case_id} {result.behavior.value}/{result.behavior_close.value}: {result.result} {result.result_close}"
+        )
         print(f"    {' '.join(result.description.split())}")
     verdicts = Counter(result.behavior.value for result in results)
     print(f"{len(results)} cases: {dict(verdicts)}, {len(failed)} failed")

@@ -20,7 +20,7 @@ from imserver.protocol.websocket import (
     pack_message,
 )
 
-#: The largest message of the cases has 16 MiB, and one of 4 MiB comes in frames of 64 bytes: far beyond what a session takes.
+#: The largest message of the cases has 16 MiB, and one of 4 MiB comes in frames of 64 bytes: more than a session takes.
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024
 MAX_FRAGMENTS = 100_000
 _READ_BYTES = 64 * 1024

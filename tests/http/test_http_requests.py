@@ -360,6 +360,8 @@ async def test_the_number_of_connections_is_bounded():
     """Those too many get a 503, a bounded number of them; when others leave there is room again."""
     async with serving(echo, limits=HttpLimits(max_connections=2, max_refusals=1)) as rig:
         first, second = rig.connect(), rig.connect()
+        for client in (first, second):
+            await client.send(GET[:5])
         await trio.testing.wait_all_tasks_blocked()
         third = rig.connect()
         await third.send(GET)
@@ -370,13 +372,28 @@ async def test_the_number_of_connections_is_bounded():
         await trio.testing.wait_all_tasks_blocked()
         assert rig.server.connections == 2
         first.end()
-        assert await first.read_all() == b""
+        assert (await first.read_all()).startswith(b"HTTP/1.1 400 ")
         await trio.testing.wait_all_tasks_blocked()
         (answer,) = await rig.ask(GET)
         assert answer.status == 200
         second.end()
         await second.read_all()
     assert rig.server.connections == 0
+
+
+async def test_an_idle_connection_gives_its_place():
+    """At the bound the oldest one without a request under way is closed for the next one; a busy one is not."""
+    async with serving(echo, limits=HttpLimits(max_connections=2, max_refusals=1)) as rig:
+        busy, idle = rig.connect(), rig.connect()
+        await busy.send(GET[:5])
+        await idle.send(GET)
+        await idle.read_until(b"GET / \n")
+        await trio.testing.wait_all_tasks_blocked()
+        (answer,) = await rig.ask(GET)
+        assert answer.status == 200
+        assert await idle.read_all() == b""
+        await busy.send(GET[5:])
+        assert (await busy.receive()).startswith(b"HTTP/1.1 200 ")
 
 
 async def test_a_flood_of_connections_that_are_cut():
