@@ -54,6 +54,8 @@ class Session(Caller):
         "_drain_waiters",
         "_interceptor",
         "_is_secure",
+        "_is_settled",
+        "_is_settling",
         "_read_paused",
         "_socket",
         "_tls",
@@ -111,6 +113,8 @@ class Session(Caller):
         self._interceptor: Interceptor | None = None
         self.closing_notice: tuple[str, str] | None = None
         self.linger_until: float | None = None
+        #: Of a closing connection: the answers that waited for the disk are out; somebody waits for that.
+        self._is_settled = self._is_settling = False
         self._wants_write = False
         self._read_paused = False
         shard.reactor.add(sock.fileno(), self, READ)
@@ -405,8 +409,25 @@ class Session(Caller):
             self.shard.reactor.wake()
 
     def _finish_closing(self) -> None:
-        if self.shard.waiting or self.in_flight:
-            return  # an answer may still come; the linger time bounds the wait
+        """The outbox is empty: our side ends as soon as no answer is to come any more. The linger time bounds the wait."""
+        if self.shard.waiting and not self._is_settled:
+            # Others may keep the disk busy for ever: what is waited for is what waits now.
+            if not self._is_settling:
+                self._is_settling = True
+                self.shard.start_soon(self._settle)
+        elif not self.in_flight:
+            self._is_settled = True
+            self._end_output()
+
+    async def _settle(self) -> None:
+        await self.shard.wait_settled()
+        self._is_settled = True
+        if self.state is State.CLOSING and not self.has_output:
+            self._finish_closing()
+        self.shard.end_of_turn()
+
+    def _end_output(self) -> None:
+        """Behind this nothing is sent."""
         if self._read_paused:
             self.lose()  # the peer has ended its side before us
             return

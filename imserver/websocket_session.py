@@ -61,8 +61,6 @@ class WebSocketSession(Session):
         "_codec",
         "_has_form",
         "_has_said_close",
-        "_is_settled",
-        "_is_settling",
         "_ping_at",
         "_pong",
         "_unanswered_pings",
@@ -78,8 +76,6 @@ class WebSocketSession(Session):
         self._has_said_close = False
         #: The peer's CLOSE, while requests that came before it wait to be carried out.
         self._close_payload: bytes | None = None
-        #: Of a closing connection: the answers that waited for the disk are out; somebody waits for that.
-        self._is_settled = self._is_settling = False
         #: The answer to the newest ping, while what goes out before it is not out.
         self._pong = b""
         self._ping_at = shard.now + shard.config.http.websocket_ping_s
@@ -214,26 +210,14 @@ class WebSocketSession(Session):
             self._close = (POLICY_VIOLATION, "an ERROR has said why")
         super().go_away_silently()
 
-    def _finish_closing(self) -> None:
-        """See `Session._finish_closing`: CLOSE goes out last."""
+    def _end_output(self) -> None:
+        """See `Session._end_output`: CLOSE goes out last."""
         if self._has_said_close:
-            super()._finish_closing()
-        elif self.shard.waiting and not self._is_settled:
-            # Others may keep the disk busy for ever: what is waited for is what waits now.
-            if not self._is_settling:
-                self._is_settling = True
-                self.shard.start_soon(self._settle)
-        elif not self.in_flight:
-            self._has_said_close = True
-            self._send_control(pack_close(*(self._close or (GOING_AWAY, ""))))
-            self.shard.reactor.wake()
-
-    async def _settle(self) -> None:
-        await self.shard.wait_settled()
-        self._is_settled = True
-        if self.state is State.CLOSING and not self.has_output:
-            self._finish_closing()
-        self.shard.end_of_turn()
+            super()._end_output()
+            return
+        self._has_said_close = True
+        self._send_control(pack_close(*(self._close or (GOING_AWAY, ""))))
+        self.shard.reactor.wake()
 
     def lose(self) -> None:
         """See `Session.lose`."""

@@ -16,7 +16,7 @@ INTEGER: Schema = {"type": "integer"}
 NUMBER: Schema = {"type": "number"}
 BOOLEAN: Schema = {"type": "boolean"}
 ANYTHING: Schema = {}
-TIME: Schema = {"type": "integer", "description": "ms since 1970, UTC"}
+TIME: Schema = {"type": "integer", "description": "ms since 1970, UTC", "examples": [1767225600000]}
 
 
 def fields(**properties: Schema) -> dict[str, Any]:
@@ -72,7 +72,7 @@ _MESSAGE = fields(
 _MESSAGE["properties"]["from"] = STRING
 _MESSAGE["required"].append("from")
 _SENT = {"conversation_id": STRING, "seq_": INTEGER, "message_id": STRING, "sent_at": TIME, "duplicate_": BOOLEAN}
-_FILE = {
+FILE: Mapping[str, Schema] = {
     "file_id": STRING,
     "name": STRING,
     "size": INTEGER,
@@ -103,14 +103,21 @@ COMPONENTS: Mapping[str, Schema] = {
         group_=STRING,
     ),
     "ConversationPage": fields(conversations=many(ref("Conversation")), next_cursor=STRING, more=BOOLEAN),
-    "File": fields(**_FILE),
+    "File": fields(**FILE),
     "Upload": fields(file_id=STRING, upload_url=STRING, offset=INTEGER, size=INTEGER, expires_at_=TIME),
 }
 
 #: command ID -> its answer's fields, `code` aside.
 ANSWERS: Mapping[int, Schema] = {
     1: fields(server_time=TIME),
-    4: fields(server=STRING, name=STRING, version=INTEGER, max_frame=INTEGER, heartbeat_ms=INTEGER, time=TIME),
+    4: fields(
+        server=STRING,
+        name=STRING,
+        version={"type": "integer", "description": "of the wire protocol", "examples": [1]},
+        max_frame=INTEGER,
+        heartbeat_ms=INTEGER,
+        time=TIME,
+    ),
     1001: fields(user_id=STRING),
     1002: fields(**_LOGIN, token=STRING, refresh_token=STRING),
     1003: fields(**_LOGIN),

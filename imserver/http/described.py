@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from imserver.http.answers import BOOLEAN, INTEGER, NUMBER, STRING, TIME, Schema, fields, many, nullable, ref
+from imserver.http.answers import BOOLEAN, FILE, INTEGER, NUMBER, STRING, TIME, Schema, fields, many, nullable, ref
 
 _USER_ID: Schema = {"type": "string", "minLength": 1, "maxLength": 64, "pattern": r"^[A-Za-z0-9_.@-]+$"}
 _SESSION_ID: Schema = {"type": "string", "minLength": 1, "maxLength": 64}
 _LIMIT: Schema = {"type": "integer", "minimum": 1, "maximum": 500, "default": 50}
+_VERSION: Schema = {"type": "string", "description": "of the server"}
 _BYTES: Schema = {"type": "string", "contentMediaType": "application/octet-stream"}
 
 
@@ -52,7 +53,7 @@ _FILE_HEADERS = (
 _STATS: Schema = fields(
     server={"type": "string", "description": "the server's name"},
     node=INTEGER,
-    version=STRING,
+    version=_VERSION,
     started_at=TIME,
     time=TIME,
     connections=INTEGER,
@@ -110,7 +111,7 @@ ROUTES: Mapping[tuple[str, str], Mapping[str, Any]] = {
     ("GET", "/v1/files"): {
         "parameters": [_query("limit", _LIMIT), _query("cursor", STRING)],
         "answer": fields(
-            files=many({"allOf": [ref("File"), fields(is_held=BOOLEAN)]}),
+            files=many(fields(**FILE, is_held=BOOLEAN)),
             used=INTEGER,
             quota=INTEGER,
             max_size=INTEGER,
@@ -157,7 +158,7 @@ OWN: Mapping[str, Mapping[str, Any]] = {
                     tls=BOOLEAN,
                     node=INTEGER,
                     name=STRING,
-                    version=STRING,
+                    version=_VERSION,
                 )
             )
         },
