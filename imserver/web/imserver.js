@@ -581,7 +581,9 @@ export class ImClient {
     clearTimeout(this.#refreshTimer);
     clearTimeout(this.#pumpTimer);
     this.#connection?.lose("closed by this side");
-    this.#endWaiters(new ImError(0, "ended", "the client was closed"));
+    const error = new ImError(0, "ended", "the client was closed");
+    this.#endWaiters(error);
+    for (const entry of this.#outbox.values()) entry.reject(error); // the message stays in the store, and goes with the next client
     this.#wake();
     this.#setState({ name: "offline" });
   }
@@ -847,6 +849,7 @@ export class ImClient {
     this.#ended.reason = reason;
     this.#setState({ name: "ended", reason });
     this.#endWaiters(this.#ended);
+    for (const entry of this.#outbox.values()) entry.reject(this.#ended);
     if (reason !== "replaced") {
       this.#session = null;
       await this.#drop("session");
@@ -946,7 +949,16 @@ export class ImClient {
   async react(conversationId, seq, emoji, { remove = false } = {}) {
     return this.request(Command.REACT, { conversation_id: conversationId, seq, emoji, ...(remove ? { remove } : {}) });
   }
-  async receipts(conversationId, seq) { return this.request(Command.RECEIPTS, { conversation_id: conversationId, seq }); }
+  /** Who has read a message. @returns {Promise<{read: string[], unread_count: number}>} */
+  async receipts(conversationId, seq) {
+    const answer = await this.request(Command.RECEIPTS, { conversation_id: conversationId, seq });
+    const track = this.#tracks.get(conversationId);
+    if (track && !track.isGroup && answer.read.includes(track.toConversation().peer) && seq > track.peerRead) {
+      track.peerRead = seq;
+      this.#touched(track);
+    }
+    return answer;
+  }
 
   /** Tell that the user is typing. Never answered, never repeated, let go while offline. */
   typing(conversationId, on = true) {

@@ -39,10 +39,12 @@ export function card(title, ...children) {
 }
 
 const number = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
+const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 
-/** 1234.56 -> "1,234.6"; what is missing is a dash. */
+/** 12.34 -> "12.3", 1234.5 -> "1,235"; what is missing is a dash. */
 export function shown(value) {
-  return value === null || value === undefined ? "–" : number.format(value);
+  if (value === null || value === undefined) return "–";
+  return (value >= 100 ? whole : number).format(value);
 }
 
 /** Milliseconds since the epoch as local date and time. */

@@ -34,6 +34,7 @@ export class ChatView {
       chat.on("people", () => { this.head(); this.timeline.update(); }),
       chat.on("list", () => this.head()),
       chat.on("typing", (changed) => { if (changed === id) this.head(); }),
+      chat.on("state", ({ name }) => { if (name === "online" && chat.timeline(id).error) this.timeline.retry(); }),
       chat.on("reveal", (seq) => this.timeline.reveal(seq)),
     ];
     this.seen = () => this.timeline.tellRead();

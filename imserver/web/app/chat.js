@@ -119,7 +119,7 @@ export class Chat extends Emitter {
   // ---------------------------------------------------------------- what the server can do
 
   async #detect() {
-    const names = { recall: Command.RECALL, edit: Command.EDIT, react: Command.REACT, search: Command.SEARCH, presence: Command.WATCH_PRESENCE };
+    const names = { recall: Command.RECALL, edit: Command.EDIT, react: Command.REACT, search: Command.SEARCH, receipts: Command.RECEIPTS, presence: Command.WATCH_PRESENCE };
     try {
       for (const [name, command] of Object.entries(names)) this.features[name] = await this.client.supports(command);
     } catch (error) {
@@ -168,10 +168,22 @@ export class Chat extends Emitter {
       const conversation = this.client.conversation(id);
       timeline.firstUnread = conversation?.unread ? conversation.read_seq + 1 : 0;
       if (seq) timeline.loadAround(seq).then(() => this.emit("reveal", seq));
-      else if (!timeline.isLoaded || timeline.hasNewer) timeline.loadNewest();
+      else if (!timeline.isLoaded || timeline.hasNewer) timeline.loadNewest().then(() => this.#askRead(timeline));
     }
     this.emit("open", id);
     this.listChanged();
+  }
+
+  /** Whether the peer has read one's last message: pushes tell it from now on, this is how it stands. */
+  async #askRead(timeline) {
+    const last = timeline.items.findLast((message) => message.from === this.me && !message.recalled);
+    const conversation = this.client.conversation(timeline.id);
+    if (!this.features.receipts || !last || conversation?.kind !== "direct" || last.seq <= conversation.peer_read_seq) return;
+    try {
+      await this.client.receipts(timeline.id, last.seq);
+    } catch (error) {
+      if (error.code !== 0) this.emit("problem", error);
+    }
   }
 
   conversation(id) {

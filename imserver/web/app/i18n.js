@@ -2,7 +2,7 @@
 
 const en = {
   appName: "imserver",
-  tagline: "Chat that lives on your own server.",
+  tagline: "Chat on your own server.",
   firstLine: "Choose a name and a password. Then open this page in a second window, register another name, and write to each other.",
   register: "Create account", login: "Log in", userId: "User ID", userIdHint: "Letters, digits and _ - . @",
   nickname: "Display name", optional: "optional", password: "Password", passwordHint: "At least 8 characters",

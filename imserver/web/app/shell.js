@@ -36,7 +36,8 @@ export function shell(chat, actions) {
     { label: t("otherAccount"), icon: "users", run: actions.onOtherAccount },
     { label: t("logout"), icon: "logout", isDanger: true, run: actions.onLogout },
   ], { label: t("menu") }), { "aria-haspopup": "menu", "aria-expanded": "false" });
-  const empty = h("div", { class: "list-empty", hidden: true }, h("h2", {}, t("emptyTitle")), h("p", {}, t("emptyText")));
+  const empty = h("div", { class: "list-empty", hidden: true }, h("h2", {}, t("emptyTitle")), h("p", {}, t("emptyText")),
+    h("div", { class: "only-narrow-block" }, startForm("peer-narrow")));
   const self = h("div", { class: "self" });
   const sidebar = h("nav", { class: "sidebar", "aria-label": t("conversations") },
     h("header", { class: "sidebar-head" }, self, menuButton),
@@ -77,15 +78,26 @@ export function shell(chat, actions) {
     const key = `${isNew}${chat.name(chat.me)}`;
     if (shownNothing === key) return;
     shownNothing = key;
-    const fault = h("p", { class: "form-error", role: "alert", id: "start-fault" });
-    const input = h("input", { class: "input", name: "peer", "aria-describedby": "start-fault", "aria-label": t("userId"), placeholder: t("userId"), autocomplete: "off", autocapitalize: "none", spellcheck: "false", maxlength: 64 });
     main.replaceChildren(h("div", { class: "nothing" },
       h("img", { src: "/app/icon.svg", alt: "", width: 72, height: 72 }),
       h("h1", {}, isNew ? t("welcomeTitle", { name: chat.name(chat.me) }) : t("pickTitle")),
       h("p", {}, isNew ? t("welcomeText") : t("pickText", { key: modifier })),
-      isNew ? h("form", { class: "start-form", onsubmit: (event) => { event.preventDefault(); fault.textContent = ""; startChat(input.value.trim(), (text) => { fault.textContent = text; input.focus(); }); } }, input, h("button", { class: "button button-primary" }, t("startChat"))) : null,
-      isNew ? fault : null,
-      isNew ? h("p", { class: "your-id" }, t("yourId", { id: "" }), h("button", { type: "button", class: "id-chip", title: t("copyId"), "aria-label": `${t("copyId")}: ${chat.me}`, onclick: () => copy(chat.me) }, chat.me, icon("copy"))) : null));
+      isNew ? startForm("peer") : null));
+  }
+
+  /** A field for somebody's user id, and one's own to tell. */
+  function startForm(name) {
+    const fault = h("p", { class: "form-error", role: "alert", id: `${name}-fault` });
+    const input = h("input", { class: "input", name, "aria-describedby": `${name}-fault`, "aria-label": t("userId"), placeholder: t("userId"), autocomplete: "off", autocapitalize: "none", spellcheck: "false", maxlength: 64 });
+    return [
+      h("form", { class: "start-form", onsubmit: (event) => {
+        event.preventDefault();
+        fault.textContent = "";
+        startChat(input.value.trim(), (text) => { fault.textContent = text; input.focus(); });
+      } }, input, h("button", { class: "button button-primary" }, t("startChat"))),
+      fault,
+      h("p", { class: "your-id" }, t("yourId", { id: "" }), h("button", { type: "button", class: "id-chip", title: t("copyId"), "aria-label": `${t("copyId")}: ${chat.me}`, onclick: () => copy(chat.me) }, chat.me, icon("copy"))),
+    ];
   }
 
   function open(id, seq) {

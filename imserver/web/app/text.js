@@ -11,7 +11,7 @@ export function linkify(text) {
   let at = 0;
   for (const found of text.matchAll(URL_IN_TEXT)) {
     let address = found[0].replace(TRAILING, "");
-    if (found[0].startsWith(`${address})`) && address.includes("(")) address += ")"; // https://en.wikipedia.org/wiki/A_(b)
+    if (found[0].startsWith(`${address})`) && address.includes("(")) address += ")"; // an address that ends in (b)
     const url = URL.canParse(address) ? new URL(address) : null;
     if (!url || (url.protocol !== "https:" && url.protocol !== "http:")) continue;
     nodes.push(text.slice(at, found.index), h("a", { href: url.href, target: "_blank", rel: "noopener noreferrer nofollow" }, address));

@@ -1,0 +1,106 @@
+"""Takes the screenshots of docs/images from a server of its own.
+
+    python tests/web/screenshots.py [FOLDER]
+
+Needs Playwright and Chromium, as the tests of this folder do.
+"""
+
+import base64
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+from pages import CHROMIUM, Browser  # noqa: E402  (the tests' own modules are found by the line above)
+from process import Server  # noqa: E402
+
+SIZE = {"width": 1200, "height": 760}
+PHONE = {"width": 390, "height": 780}
+
+TALK = [
+    ("ben", "Morning! The new server has been running since last night."),
+    ("anna", "And? Did anything get lost when the power went?"),
+    ("ben", "Not one message. It came back in half a second 🎉"),
+    ("anna", "那太好了！中午一起吃饭吗？"),
+    ("ben", "Gladly. The notes are at https://chat.example.org/notes"),
+]
+
+#: Draws a picture to send: hills at dusk.
+PAINT = """() => {
+  const canvas = document.createElement('canvas'); canvas.width = 960; canvas.height = 600;
+  const pen = canvas.getContext('2d');
+  const sky = pen.createLinearGradient(0, 0, 0, 600);
+  sky.addColorStop(0, '#2b3a75'); sky.addColorStop(.6, '#e8879b'); sky.addColorStop(1, '#ffd8a8');
+  pen.fillStyle = sky; pen.fillRect(0, 0, 960, 600);
+  pen.fillStyle = '#fff3bf'; pen.beginPath(); pen.arc(660, 330, 54, 0, 7); pen.fill();
+  ['#5c5f9e', '#41467c', '#272b52'].forEach((colour, n) => {
+    pen.fillStyle = colour; pen.beginPath(); pen.moveTo(0, 600);
+    for (let x = 0; x <= 960; x += 8) pen.lineTo(x, 380 + n * 62 + 46 * Math.sin(x / (150 - n * 30) + n * 2));
+    pen.lineTo(960, 600); pen.fill(); });
+  return canvas.toDataURL('image/png').split(',')[1];
+}"""
+
+
+def main(folder):
+    from playwright.sync_api import sync_playwright
+
+    folder.mkdir(parents=True, exist_ok=True)
+    executable = os.environ.get("IMSERVER_CHROMIUM") or shutil.which("chromium") or CHROMIUM
+    with tempfile.TemporaryDirectory() as scratch, sync_playwright() as playwright:
+        server = Server(Path(scratch)).start()
+        server.url = f"http://{server.ready['http'][0]}/"
+        chromium = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        try:
+            take(Browser(chromium, server), folder)
+        finally:
+            chromium.close()
+            server.stop()
+
+
+def take(browser, folder):
+    def shot(window, name):
+        window.page.wait_for_timeout(600)  # pictures and transitions
+        window.page.screenshot(path=str(folder / f"{name}.png"))
+
+    anna = browser.open(viewport=SIZE, color_scheme="light")
+    shot(anna, "web-login")
+    anna.register("anna", "Anna Weiss")
+    others = {}
+    for user_id, nickname, text in (
+        ("mia", "Mia Chen", "See you on Thursday!"),
+        ("tom", "Tom", "Could you look at the invoice?"),
+        ("li", "李雷", "会议改到下午三点"),
+    ):
+        others[user_id] = browser.open(viewport=SIZE).register(user_id, nickname).write_to("anna").say(text)
+        others[user_id].wait_tick("sent")
+    ben = browser.open(viewport=SIZE, color_scheme="dark").register("ben", "Ben Okafor")
+    ben.write_to("anna").say(TALK[0][1])
+    ben.wait_tick("sent")
+    anna.wait_badge("1")
+    anna.open()
+    anna.wait_text(TALK[0][1], own=False)
+    for sender, text in TALK[1:]:
+        (anna if sender == "anna" else ben).say(text)
+        (ben if sender == "anna" else anna).wait_text(text, own=False)
+    ben.attach("evening.png", "image/png", base64.b64decode(ben.page.evaluate(PAINT)))
+    anna.page.wait_for_selector(".picture[src]")
+    anna.say("Beautiful! 😍")
+    ben.wait_text("Beautiful! 😍", own=False)
+    anna.wait_tick("read", 3)
+    shot(anna, "web-light")
+    shot(ben, "web-dark")
+    anna.page.set_viewport_size(PHONE)
+    shot(anna, "web-phone")
+    anna.page.click(".chat-head .icon-button")
+    others["tom"].say("It is the one from May.")
+    anna.wait_title("(4) imserver")
+    anna.choose("中文")
+    shot(anna, "web-phone-chinese")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else HERE.parents[1] / "docs" / "images")

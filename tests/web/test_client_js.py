@@ -1,0 +1,108 @@
+"""imserver.js: its unit tests, and two of its clients on a server that dies meanwhile."""
+
+import json
+import os
+import re
+import subprocess
+import threading
+from pathlib import Path
+
+HERE = Path(__file__).parent
+COUNT = 120
+
+
+def test_unit(node, imserver_js):
+    """The unit tests of imserver.js, against a scripted socket, all pass."""
+    done = subprocess.run(
+        [*node, "--test", "--test-reporter=spec", str(HERE / "client_unit.test.mjs")],
+        env={**os.environ, "IMSERVER_JS": str(imserver_js)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "fail 0" in done.stdout
+    assert "Error:" not in done.stdout, "an error that nobody caught"
+
+
+def test_exactly_once_through_kills(node, imserver_js, web_server):
+    """Through cut connections, a reload and a server that dies: each message once, in order, and unread exact."""
+    url = web_server.url.replace("http", "ws", 1) + "ws"
+    process = subprocess.Popen(
+        [*node, str(HERE / "client_server.mjs"), str(imserver_js), url, str(COUNT)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    errors = []
+    reader = threading.Thread(target=lambda: errors.append(process.stderr.read()))
+    reader.start()
+    try:
+        assert process.stdout.readline() == "ready\n", process.stderr
+        for _ in range(2):
+            web_server.kill()
+            web_server.start()
+        result = process.stdout.read()
+        process.wait(120)
+        reader.join()
+        assert process.returncode == 0, errors
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        reader.join()
+        process.stderr.close()
+    report = json.loads(result)
+    for who in ("anna", "ben"):
+        seen = report["seen"][who]
+        assert [seq for seq, _, _ in seen] == list(range(1, 2 * COUNT + 1))
+        for sender, letter in (("anna", "a"), ("ben", "b")):
+            assert [body for _, source, body in seen if source == sender] == [f"{letter}{index}" for index in range(COUNT)]
+    assert report["seen"]["anna"] == report["seen"]["ben"]
+    assert report["outgoing"] == [0, 0]
+    assert report["unread"] == [0, 0]
+    assert report["unreadAtServer"] == 0
+    assert report["peerRead"] == 2 * COUNT
+
+
+def test_no_foreign_words_in_files():
+    """The page's files name no other host, build no markup from strings, and every module stays small."""
+    web = HERE.parents[1] / "imserver" / "web"
+    for path in [web / "index.html", web / "imserver.js", *sorted((web / "app").glob("*"))]:
+        text = path.read_text(encoding="utf-8")
+        for word in (
+            "innerHTML",
+            "outerHTML",
+            "insertAdjacentHTML",
+            "document.write",
+            "eval(",
+            "new Function",
+            "onclick=",
+            "style=",
+            "<script>",
+            "<style",
+        ):
+            assert word not in text, f"{path.name}: {word}"
+        for address in ("http://", "https://"):
+            for place in text.split(address)[1:]:
+                host = place.split("/")[0].split('"')[0]
+                assert host == "www.w3.org" or not host[:1].isalnum(), f"{path.name}: {address}{host}"
+        if path.suffix == ".js" and path.name != "imserver.js":
+            assert text.count("\n") < 400, path.name
+
+
+def test_languages_have_the_same_texts():
+    """Every text exists in English and in Chinese, with the same places to fill in, and every key that is used exists."""
+    app = HERE.parents[1] / "imserver" / "web" / "app"
+    source = (app / "i18n.js").read_text(encoding="utf-8")
+    tables = {}
+    for name in ("en", "zh"):
+        block = source.split(f"const {name} = {{")[1].split("\n};")[0]
+        tables[name] = dict(re.findall(r'(\w+): "((?:[^"\\]|\\.)*)"', block))
+    assert tables["en"].keys() == tables["zh"].keys()
+    for key, text in tables["en"].items():
+        assert set(re.findall(r"\{\w+\}", text)) == set(re.findall(r"\{\w+\}", tables["zh"][key])), key
+    used = set()
+    for path in app.glob("*.js"):
+        used |= set(re.findall(r'\bt\("(\w+)"', path.read_text(encoding="utf-8")))
+    assert used <= tables["en"].keys()
