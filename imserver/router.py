@@ -292,14 +292,7 @@ class Router:
         Raises:
             ImError: why not.
         """
-        self.requests += 1
-        now = self._shard.now
-        interval_s = self._interval_s
-        if interval_s:
-            rate = caller.rate
-            if rate > now + self._burst_s:
-                raise _over_rate(rate - now - self._burst_s)
-            caller.rate = (rate if rate > now else now) + interval_s
+        self.count_request(caller)
         endpoint = self._endpoints.get(command_id)
         if endpoint is None:
             raise _unknown(command_id)
@@ -315,6 +308,21 @@ class Router:
         if self.is_draining and not endpoint.is_stateless:
             raise Unavailable("the server is stopping; reconnect")
         return endpoint
+
+    def count_request(self, caller: Caller) -> None:
+        """Count a request against its caller's rate limit.
+
+        Raises:
+            RateLimited: it is one too many.
+        """
+        self.requests += 1
+        interval_s = self._interval_s
+        if interval_s:
+            now = self._shard.now
+            rate = caller.rate
+            if rate > now + self._burst_s:
+                raise _over_rate(rate - now - self._burst_s)
+            caller.rate = (rate if rate > now else now) + interval_s
 
     def _run(self, session: Session, endpoint: _Endpoint, request: Any, flags: int, loads_left: int) -> None:
         """A `def` handler: inside the tick, to completion."""
@@ -654,7 +662,7 @@ def refusal_of(frame: bytes, rid: int) -> bytes:
 
 def _over_rate(excess_s: float) -> RateLimited:
     return RateLimited(
-        "more requests a second than limits.requests_per_second allows on one connection",
+        "more requests a second than limits.requests_per_second allows",
         retry_after_ms=max(1, int(excess_s * 1000) + 1),
     )
 

@@ -53,6 +53,7 @@ _LOGIN = {
     "server_time": TIME,
     "sync_": ref("ConversationPage"),
 }
+_USER: Mapping[str, Schema] = {"user_id": STRING, "nickname": STRING, "avatar_": STRING, "bio_": STRING}
 _MESSAGE = fields(
     conversation_id=STRING,
     seq=INTEGER,
@@ -86,7 +87,17 @@ FILE: Mapping[str, Schema] = {
 #: What several answers have in common.
 COMPONENTS: Mapping[str, Schema] = {
     "Message": _MESSAGE,
-    "User": fields(user_id=STRING, nickname=STRING, avatar_=STRING, bio_=STRING, created_at=TIME),
+    "User": fields(**_USER, created_at=TIME),
+    "Friend": fields(user_id=STRING, nickname=STRING, since=TIME, online=BOOLEAN, remark_=STRING),
+    "FriendRequest": fields(
+        request_id=STRING,
+        user_id=STRING,
+        nickname=STRING,
+        state=STRING,
+        created_at=TIME,
+        message_=STRING,
+        answered_at_=TIME,
+    ),
     "Device": fields(
         session_id=STRING, device_id=STRING, platform=STRING, address=STRING, connected_at=TIME, online=BOOLEAN
     ),
@@ -141,6 +152,15 @@ ANSWERS: Mapping[int, Schema] = {
         results=many({"anyOf": [fields(code={"type": "integer", "const": 0}, **_SENT), ref("Error")]}),
     ),
     2014: fields(messages=many(ref("Message")), last_rev=INTEGER, more=BOOLEAN),
+    3001: fields(request_id=STRING),
+    3002: fields(),
+    3003: fields(friends=many(ref("Friend")), next_cursor_=STRING),
+    3004: fields(requests=many(ref("FriendRequest")), next_cursor_=STRING),
+    3005: fields(),
+    3006: fields(),
+    3007: fields(),
+    3008: fields(users=many(fields(**_USER, since=TIME, created_at_=TIME)), next_cursor_=STRING),
+    3009: fields(),
     5002: fields(),
 }
 

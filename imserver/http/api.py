@@ -29,6 +29,8 @@ SEND = 2001
 MAX_IDEMPOTENCY_KEY_BYTES = 64
 
 _JSON = b"application/json"
+#: Who asks, and what for: two of these would leave open which one counts.
+_ONCE = (b"authorization", b"x-api-key", b"x-im-user", b"idempotency-key", b"content-type")
 #: The fields of a body with their values as they came: those that are only handed on keep every digit.
 _decode_fields: Callable[[bytes], dict[str, Any]] = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 #: What a handler of a route may take beyond its own deadline, to send its answer's head.
@@ -46,8 +48,18 @@ Headers = Mapping[bytes, bytes]
 
 
 def headers_of(scope: Scope) -> Headers:
-    """The request's headers by lower-case name; of one that comes twice, the last."""
-    return dict(scope["headers"])
+    """The request's headers by lower-case name.
+
+    Raises:
+        InvalidBody: one of `_ONCE` comes twice. A proxy may have looked at the other one.
+    """
+    headers = dict(scope["headers"])
+    if len(headers) != len(scope["headers"]):
+        names = [name for name, _ in scope["headers"]]
+        for name in _ONCE:
+            if names.count(name) > 1:
+                raise InvalidBody(f"the header {name.decode()} comes twice; send it once")
+    return headers
 
 
 async def send_json(send: Send, status: int, fields: Any, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
@@ -87,6 +99,44 @@ async def read_body(receive: Receive) -> bytes:
     return body
 
 
+class _Bucket:
+    """How much of its rate limits somebody has used; see `Caller.rate` and `Caller.rates`."""
+
+    __slots__ = ("by_command", "rate")
+
+    def __init__(self) -> None:
+        self.rate = 0.0
+        self.by_command: dict[int, float] = {}
+
+
+class _HttpCaller(Caller):
+    """Who asks over HTTP. All requests of one identity count against one bucket, those under way at once too."""
+
+    __slots__ = ("bucket",)
+
+    def __init__(self, shard: Shard, address: str) -> None:
+        self.bucket = _Bucket()
+        super().__init__(shard, address)
+
+    @property
+    def rate(self) -> float:
+        """See `Caller`."""
+        return self.bucket.rate
+
+    @rate.setter
+    def rate(self, value: float) -> None:
+        self.bucket.rate = value
+
+    @property
+    def rates(self) -> dict[int, float]:
+        """See `Caller`."""
+        return self.bucket.by_command
+
+    @rates.setter
+    def rates(self, value: dict[int, float]) -> None:
+        self.bucket.by_command = value
+
+
 class Api:
     """The API of one shard."""
 
@@ -105,7 +155,7 @@ class Api:
             ImError: the credentials are wrong, or too many.
         """
         address: str = scope["client"][0]
-        caller = Caller(self._shard, address)
+        caller = _HttpCaller(self._shard, address)
         authorization, api_key = headers.get(b"authorization"), headers.get(b"x-api-key")
         acting_for = headers.get(b"x-im-user")
         certificate = scope["imserver.certificate"]
@@ -115,9 +165,12 @@ class Api:
         else:
             credentials = _credentials(authorization, api_key, acting_for, certificate, address)
             caller.identify(await self._router.authenticate(credentials))
-        rates = self._rates.get(_rates_key(caller))
-        if rates is not None:
-            caller.rate, caller.rates = rates
+        key = _rates_key(caller)
+        bucket = self._rates.get(key)
+        if bucket is None:
+            self._rates.put(key, caller.bucket)
+        else:
+            caller.bucket = bucket
         return caller
 
     # ------------------------------------------------------------ commands
@@ -162,12 +215,7 @@ class Api:
         return self._endpoint(carry_out)
 
     async def _carry_out(self, caller: Caller, command_id: int, body: bytes) -> dict[str, Any]:
-        key = _rates_key(caller)  # before a LOGIN makes it somebody else's
-        try:
-            return {"code": 0, **await self._router.request(caller, command_id, body or b"{}")}
-        finally:
-            if caller.rate or caller.rates:
-                self._rates.put(key, (caller.rate, caller.rates))
+        return {"code": 0, **await self._router.request(caller, command_id, body or b"{}")}
 
     def _endpoint(self, carry_out: Callable[[Scope, Receive, Headers], Awaitable[Any]]) -> ASGIApp:
         async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
@@ -224,6 +272,7 @@ class Api:
     def _admit(self, route: Route, caller: Caller) -> None:
         if self._router.is_draining:
             raise Unavailable("the server is stopping; try again in a moment")
+        self._router.count_request(caller)
         if route.allow != ANYONE and caller.user_id is None and (caller.scopes is None or route.role is None):
             raise NotAuthenticated(
                 "log in first: Authorization: Bearer <token>"

@@ -53,6 +53,9 @@ _UNREAD = frozenset({"400", "408", "431"})
 _TAGS = {
     "user": "Users, sessions and devices",
     "message": "Messages and conversations",
+    "search": "Finding messages",
+    "friend": "Friends and blocked users",
+    "group": "Groups",
     "file": "Files that messages name",
     "push": "What devices have confirmed",
     "admin": "For administrators",
@@ -95,6 +98,7 @@ def describe(commands: Iterable[Command], resources: Sequence[Resource], routes:
         "paths": paths,
         "components": {
             "schemas": {**schemas.by_name, **explain({**COMPONENTS, "Error": _ERROR})},
+            "responses": _refusals(),
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer", "description": "a user's access token"},
                 "apiKey": {
@@ -186,10 +190,14 @@ def _operation(handler: Any, owner: str, allow: str, answer: Schema | None) -> d
 
 def _responses(answer: Schema | None) -> dict[str, Any]:
     success = {"description": "done", "content": {"application/json": {"schema": _success(answer)}}}
+    return {"200": success} | {status: {"$ref": f"#/components/responses/{status}"} for status in _ERRORS}
+
+
+def _refusals() -> dict[str, Any]:
     content = {"application/json": {"schema": {"$ref": _REF.format(name="Error")}}}
     # A request that could not be read has no path yet, so nobody knows that it was one to the API.
     unread = {**content, "text/plain": {"schema": {"type": "string"}}}
-    return {"200": success} | {
+    return {
         status: {"description": text, "content": unread if status in _UNREAD else content}
         for status, text in _ERRORS.items()
     }

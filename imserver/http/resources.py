@@ -70,10 +70,10 @@ RESOURCES = (
     Resource("POST", "/v1/friends/requests", 3001, has_body=True),
     Resource("POST", "/v1/friends/requests/{request_id}", 3002, has_body=True),
     Resource("GET", "/v1/friends", 3003, query=_PAGE),
-    Resource("GET", "/v1/friends/requests", 3004, query=("direction",)),
+    Resource("GET", "/v1/friends/requests", 3004, query=("direction", "state", *_PAGE)),
     Resource("DELETE", "/v1/friends/{user_id}", 3005),
     Resource("PUT", "/v1/friends/{user_id}/remark", 3009, has_body=True),
-    Resource("GET", "/v1/blocked", 3008),
+    Resource("GET", "/v1/blocked", 3008, query=_PAGE),
     Resource("PUT", "/v1/blocked/{user_id}", 3006),
     Resource("DELETE", "/v1/blocked/{user_id}", 3007),
     # groups
