@@ -108,7 +108,7 @@ class PushPlugin(Plugin):
                 state.feed.confirm(conversation.conversation_id, seq)
             if conversation.number is not None and seq > state.unwritten.get(conversation.number, 0):
                 state.unwritten[conversation.number] = seq
-        if request.rid:  # type: ignore[attr-defined]
+        if request.rid or not ctx.session.is_live:  # type: ignore[attr-defined]
             self._flush(ctx)
         elif not state.is_flush_due:
             state.is_flush_due = True
