@@ -119,6 +119,16 @@ class MessagesApi:
             self._context.has_written()
         return stored
 
+    def check(self, draft: Draft) -> None:
+        """Run the `before_send` hooks alone: for what is no message (typing), or to load together what several need.
+
+        Raises:
+            ImError: a hook refused it.
+            NotLoaded: something is not in memory; let it pass.
+        """
+        for plugin, hook in self._send_hooks:
+            hook(self._context.of(plugin), draft)
+
     def fleeting(self, draft: Draft) -> dict[str, Any]:
         """A message that is pushed and never stored: it has an id and a time but no `seq`. Runs the `before_send` hooks."""
         for plugin, hook in self._send_hooks:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 #: The names of section 2 of the wire protocol, and of the nearest kin where it has none.
-_NAMES = {
+NAMES = {
     400: "bad_request",
     401: "unauthenticated",
     403: "forbidden",
@@ -49,6 +49,6 @@ class HttpError(Exception):
         """
         if path is None or not (path == "/v1" or path.startswith("/v1/")):
             return self.message.encode() + b"\n", "text/plain; charset=utf-8"
-        name = _NAMES.get(self.status, "bad_request" if self.status < 500 else "internal")
+        name = NAMES.get(self.status, "bad_request" if self.status < 500 else "internal")
         fields = {"code": self.status, "error": name, "message": self.message}
         return json.dumps(fields, ensure_ascii=False).encode() + b"\n", "application/json"

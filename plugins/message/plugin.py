@@ -16,6 +16,7 @@ from imserver.plugin import (
     NotFound,
     NotLoaded,
     Plugin,
+    PluginError,
     TooLarge,
     check_body,
     command,
@@ -29,7 +30,8 @@ from imserver_plugins.message.access import (
     others_of,
     user_of,
 )
-from imserver_plugins.message.requests import MAX_BATCH, Changes, MarkRead, Pull, Send, SendBatch, Sync
+from imserver_plugins.message.composing import TYPINGS_PER_SECOND, tell_typing
+from imserver_plugins.message.requests import MAX_BATCH, Changes, MarkRead, Pull, Send, SendBatch, Sync, Typing
 
 MESSAGE, READ = 5001, 5004
 _CLIENT_ID_MAX_BYTES = 64
@@ -48,11 +50,16 @@ class Settings:
 
 
 class MessagePlugin(Plugin):
-    """SEND, PULL, SYNC, MARK_READ, SEND_BATCH and CHANGES."""
+    """SEND, PULL, SYNC, MARK_READ, TYPING, SEND_BATCH and CHANGES."""
 
     name = "message"
     requires = ("user",)
     Settings = Settings
+
+    async def on_start(self, ctx: AppContext) -> None:
+        """Refuse to start rather than let strangers write where only friends may."""
+        if ctx.settings.require_friendship and "friend" not in ctx.config.plugins.enabled:
+            raise PluginError("plugins.message.require_friendship needs the plugin friend: add it to plugins.enabled")
 
     # ------------------------------------------------------------ writing
 
@@ -118,7 +125,8 @@ class MessagePlugin(Plugin):
         for one in requests:
             if isinstance(one, Send):
                 try:
-                    conversation_for_send(ctx, one.to, one.conversation_id)
+                    conversation = conversation_for_send(ctx, one.to, one.conversation_id)
+                    ctx.messages.check(Draft(conversation.conversation_id, user_of(ctx), one.client_id, one.type, one.body))
                 except NotLoaded as exc:
                     wanted.append(exc)
                 except ImError:
@@ -144,6 +152,14 @@ class MessagePlugin(Plugin):
             }
             ctx.push(told, READ, read, except_session=ctx.session)
         return {"unread": conversation.unread(member)}
+
+    @command(2008, request=Typing, stateless=True, per_second=TYPINGS_PER_SECOND)
+    def typing(self, ctx: Context, request: Typing) -> dict[str, Any]:
+        """Tell the other members that this user types, or has stopped. Nothing is stored."""
+        conversation = conversation_for_send(ctx, request.to, request.conversation_id)
+        ctx.messages.check(Draft(conversation.conversation_id, user_of(ctx), "typing", "typing", None))
+        tell_typing(ctx, conversation, on=request.on)
+        return {}
 
     @on_event("user.created")
     def user_created(self, ctx: AppContext, *, user_id: str) -> None:

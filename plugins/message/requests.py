@@ -54,6 +54,14 @@ class MarkRead:
     seq: Seq
 
 
+class Typing(Struct, kw_only=True):
+    """2008. A Struct as SEND's: every pause in somebody's typing is one."""
+
+    to: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+    conversation_id: ConversationId | None = None
+    on: bool = True
+
+
 @frozen
 class SendBatch:
     """2011. Each message is checked for itself, so that one that is wrong costs only its own result."""

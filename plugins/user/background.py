@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from imserver.plugin import StorageError
-from imserver_plugins.user import store
+from imserver_plugins.user import presence, store
 from imserver_plugins.user.sessions import after_revocation, take_roles
 from imserver_plugins.user.state import State
 
@@ -30,6 +30,7 @@ async def run(state: State, ctx: AppContext, last_change: int) -> None:
         try:
             last_change = await follow_changes(state, ctx, last_change)
             await write_last_seen(state, ctx)
+            await presence.write_users_seen(state, ctx)
             if periods % _FORGET_EVERY == 0:
                 await write_key_uses(state, ctx)
                 await ctx.db.write_all(store.forget_expired(ctx.clock.now_ms()))

@@ -23,12 +23,16 @@ async def get_user(ctx: Context, request: GetUser) -> dict[str, Any]:
     if not wanted:
         return {"users": []}
     rows = {row[0]: row for row in await store.find_profiles(ctx.db, wanted)}
-    return {"users": [_profile(rows[user_id]) for user_id in wanted if user_id in rows]}
+    users = {user_id: _profile(rows[user_id]) for user_id in wanted if user_id in rows}
+    me = user_of(ctx)
+    if me in users and rows[me][5] != "everyone":
+        users[me]["last_seen"] = rows[me][5]  # a setting, which is nobody else's business
+    return {"users": list(users.values())}
 
 
 def update_profile(ctx: Context, request: UpdateProfile) -> dict[str, Any]:
     """1007 UPDATE_PROFILE."""
-    given = {"nickname": request.nickname, "avatar": request.avatar, "bio": request.bio}
+    given = {name: getattr(request, name) for name in ("nickname", "avatar", "bio", "last_seen")}
     changes = {name: value for name, value in given.items() if value is not UNSET}
     if changes:
         sql, params = store.update_profile(user_of(ctx), changes)
@@ -37,43 +41,44 @@ def update_profile(ctx: Context, request: UpdateProfile) -> dict[str, Any]:
 
 
 async def search_users(ctx: Context, request: SearchUsers) -> dict[str, Any]:
-    """1009 SEARCH_USERS: first those whose id begins with the query, then those whose nickname does, in any case.
+    """1009 SEARCH_USERS: first those whose id begins with the query, then those whose nickname does, then those that have
+    it inside of their nickname; in any case.
 
-    The cursor is "i" and the last user id, or "n", the last nickname's key, a line feed and its user id: a place in
-    one of two indexes, so that a page costs the same wherever it is.
+    The cursor says how far the search went: "i" and the last user id; "n", the last nickname's key, a line feed and its
+    user id; "s" and the last user id looked at. The first two are places in an index. The third looks at a bounded number of
+    users each time, so a page there may be short, even empty, and have more behind it.
     """
     key, limit = store.search_key(request.query), request.limit
-    after_id, after_nickname = _place(request.cursor)
+    kind, place = _place(request.cursor)
     users: list[dict[str, Any]] = []
-    cursor: str | None = None
-    if after_nickname is None:
-        rows = await store.search_by_id(ctx.db, key, after_id, limit + 1)
+    if kind == "i":
+        rows = await store.search_by_id(ctx.db, key, place or None, limit + 1)
         users = [_profile(row) for row in rows[:limit]]
         if len(rows) > limit:
             return {"users": users, "next_cursor": f"i{users[-1]['user_id']}"}
-        # All ids are found: what follows are nicknames, from the first.
-        cursor = f"n{chr(10)}"
-        after_nickname = ("", "")
-    wanted = limit - len(users)
-    rows = await store.search_by_nickname(ctx.db, key, after_nickname, wanted + 1)
-    users += [_profile(row) for row in rows[:wanted]]
-    if len(rows) <= wanted:
-        return {"users": users}
-    if wanted:
-        last = rows[wanted - 1]
-        cursor = f"n{last[5]}\n{last[0]}"
-    return {"users": users, "next_cursor": cursor}
-
-
-def _place(cursor: str | None) -> tuple[str | None, tuple[str, str] | None]:
-    if not cursor:
-        return None, None
-    kind, place = cursor[0], cursor[1:]
-    if kind == "i" and place:
-        return place, None
-    if kind == "n" and "\n" in place:
+        kind, place = "n", "\n"
+    if kind == "n":
         nickname_key, _, user_id = place.rpartition("\n")
-        return None, (nickname_key, user_id)
+        wanted = limit - len(users)
+        rows = await store.search_by_nickname(ctx.db, key, (nickname_key, user_id), wanted + 1)
+        users += [_profile(row) for row in rows[:wanted]]
+        if len(rows) > wanted:
+            return {"users": users, "next_cursor": f"n{rows[wanted - 1][5]}\n{rows[wanted - 1][0]}" if wanted else "n\n"}
+        place = ""
+    wanted = limit - len(users)
+    rows, looked_at = await store.search_in_nicknames(ctx.db, key, place, wanted + 1)
+    users += [_profile(row) for row in rows[:wanted]]
+    if len(rows) > wanted:
+        looked_at = rows[wanted - 1][0] if wanted else place
+    return {"users": users} if looked_at is None else {"users": users, "next_cursor": f"s{looked_at}"}
+
+
+def _place(cursor: str | None) -> tuple[str, str]:
+    if not cursor:
+        return "i", ""
+    kind, place = cursor[0], cursor[1:]
+    if (kind == "i" and place) or (kind == "n" and "\n" in place) or kind == "s":
+        return kind, place
     raise InvalidBody("cursor must be a next_cursor of this command", field="cursor")
 
 

@@ -1,4 +1,4 @@
-"""The requests of commands 1001 to 1011 (wire protocol, section 5), and of the operators' routes."""
+"""The requests of commands 1001 to 1013 (wire protocol, section 5), and of the operators' routes."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ Token = Annotated[str, Meta(max_length=4096)]
 Cursor = Annotated[str, Meta(max_length=1024)]
 Role = Annotated[str, Meta(pattern=r"\A[a-z][a-z0-9_-]{0,31}\Z")]
 Deliver = Literal["new", "missed"]
+LastSeenTo = Literal["everyone", "nobody"]
 
 
 @frozen
@@ -80,11 +81,12 @@ class GetUser:
 
 @frozen
 class UpdateProfile:
-    """1007: what is left out stays; null takes an avatar or a bio away."""
+    """1007: what is left out stays; null takes an avatar or a bio away. `last_seen`: who is told when one was last seen."""
 
     nickname: Nickname | UnsetType = UNSET
     avatar: Avatar | UnsetType | None = UNSET
     bio: Bio | UnsetType | None = UNSET
+    last_seen: LastSeenTo | UnsetType = UNSET
 
 
 @frozen
@@ -109,6 +111,21 @@ class KickDevice:
     """1011."""
 
     session_id: SessionId
+
+
+@frozen
+class GetPresence:
+    """1012."""
+
+    user_ids: list[UserId]
+
+
+@frozen
+class WatchPresence:
+    """1013: `unwatch` ends it for these users."""
+
+    user_ids: list[UserId]
+    unwatch: bool = False
 
 
 @frozen

@@ -12,6 +12,7 @@ from imserver_plugins.user import (
     background,
     cli,
     login,
+    presence,
     profiles,
     requests,
     sessions,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class UserPlugin(Plugin):
-    """Users, their sessions and devices: commands 1001 to 1011, and the operators' routes."""
+    """Users, their sessions and devices: commands 1001 to 1013, and the operators' routes."""
 
     name = "user"
     migrations: ClassVar[Sequence[str]] = store.MIGRATIONS
@@ -47,11 +48,13 @@ class UserPlugin(Plugin):
     async def on_start(self, ctx: AppContext) -> None:
         """Read the secret, and begin to follow what the command line changes."""
         self._state = make_state(ctx)
+        ctx.start_soon(presence.run, self._state, ctx)
         ctx.start_soon(background.run, self._state, ctx, await store.last_change(ctx.db))
 
     async def on_stop(self, ctx: AppContext) -> None:
         """Write down when the last sessions were seen."""
         await background.write_last_seen(self.state, ctx)
+        await presence.write_users_seen(self.state, ctx)
         await background.write_key_uses(self.state, ctx)
 
     async def authenticate(self, ctx: AppContext, credentials: Credentials) -> Identity | None:
@@ -59,14 +62,16 @@ class UserPlugin(Plugin):
         return await who.authenticate(self.state, ctx, credentials)
 
     def on_login(self, ctx: Context) -> None:
-        """Bound the connections of a user who comes by a certificate."""
+        """Tell who watches, and bound the connections of a user who comes by a certificate."""
+        presence.came(self.state, ctx)
         sessions.end_if_too_many_live(self.state, ctx)
 
     def on_disconnect(self, ctx: Context) -> None:
-        """Remember when a session was last seen."""
+        """Remember when a session was last seen, and tell who watches."""
         session = ctx.session
         if session.user_id is None:
             return
+        presence.went(self.state, ctx)
         if self.state.foreign_tokens.pop(session.session_id, None) is None:
             self.state.last_seen.disconnected(session.session_id, ctx.clock.now_ms())
 
@@ -112,7 +117,7 @@ class UserPlugin(Plugin):
 
     @command(1009, request=requests.SearchUsers)
     async def search_users(self, ctx: Context, request: requests.SearchUsers) -> dict[str, Any]:
-        """Find users by the beginning of their id or nickname."""
+        """Find users by the beginning of their id, or by their nickname."""
         return await profiles.search_users(ctx, request)
 
     @command(1010)
@@ -124,6 +129,16 @@ class UserPlugin(Plugin):
     async def kick_device(self, ctx: Context, request: requests.KickDevice) -> dict[str, Any]:
         """End another of one's own sessions."""
         return await sessions.kick_device(self.state, ctx, request)
+
+    @command(1012, request=requests.GetPresence)
+    async def get_presence(self, ctx: Context, request: requests.GetPresence) -> dict[str, Any]:
+        """Who is online, or when they were last seen."""
+        return await presence.get_presence(self.state, ctx, request)
+
+    @command(1013, request=requests.WatchPresence)
+    async def watch_presence(self, ctx: Context, request: requests.WatchPresence) -> dict[str, Any]:
+        """The same, and pushes of what changes."""
+        return await presence.watch_presence(self.state, ctx, request)
 
     @route("GET", "/v1/admin/users", allow=role("admin"))
     async def admin_list_users(self, ctx: Context, request: Request) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from typing import TYPE_CHECKING, TypeVar
 
 import trio
@@ -12,6 +12,7 @@ from attrs import define, field, frozen
 
 from imserver.plugin import auth
 from imserver_plugins.user.store import Seen
+from imserver_plugins.user.watches import Watches
 
 if TYPE_CHECKING:
     from imserver.plugin import AppContext, Context
@@ -77,6 +78,36 @@ class LastSeen:
             self._seen = {one.session_id: one for one in seen} | self._seen
 
 
+class UsersSeen:
+    """When users were last seen: what is not in the table yet. The background task writes it, many at once."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def add(self, user_id: str, now_ms: int) -> None:
+        """A device of the user came or went."""
+        with self._lock:
+            self._seen[user_id] = now_ms
+
+    def peek(self, user_ids: Iterable[str]) -> dict[str, int]:
+        """What is newer than the table of these users."""
+        with self._lock:
+            return {user_id: self._seen[user_id] for user_id in user_ids if user_id in self._seen}
+
+    def unwritten(self) -> list[tuple[str, int]]:
+        """(user_id, ms) of all; they stay until `written`."""
+        with self._lock:
+            return list(self._seen.items())
+
+    def written(self, seen: Iterable[tuple[str, int]]) -> None:
+        """These are in the table: forget them, unless there is something newer."""
+        with self._lock:
+            for user_id, at_ms in seen:
+                if self._seen.get(user_id) == at_ms:
+                    del self._seen[user_id]
+
+
 class KeyUses:
     """When API keys were last used: collected here, written once a minute."""
 
@@ -133,6 +164,8 @@ class State:
     is_registration_open: bool
     revocations: Revocations = field(factory=Revocations)
     last_seen: LastSeen = field(factory=LastSeen)
+    users_seen: UsersSeen = field(factory=UsersSeen)
+    watches: Watches = field(factory=Watches)
     key_uses: KeyUses = field(factory=KeyUses)
     #: API keys that were wrong, per address.
     wrong_keys: auth.Gcra = field(factory=lambda: auth.Gcra(_WRONG_KEYS_PER_MINUTE, 60))

@@ -75,10 +75,17 @@ MIGRATIONS = (
     ) STRICT, WITHOUT ROWID;
     CREATE UNIQUE INDEX user_api_keys_by_name ON user_api_keys (name) WHERE revoked_at IS NULL;
     """,
+    """
+    ALTER TABLE users ADD COLUMN last_seen_at INTEGER;                           -- NULL: never connected
+    ALTER TABLE users ADD COLUMN last_seen TEXT NOT NULL DEFAULT 'everyone';     -- who is told: everyone, nobody
+    """,
 )
 
 #: In `user_changes`: not a user was changed but the API keys. No user id is empty.
 KEYS_CHANGED = ""
+
+#: Users that one SEARCH_USERS looks at without an index; some milliseconds.
+SCANNED_USERS = 20_000
 
 # Statements take a bounded number of parameters.
 _CHUNK = 500
@@ -167,6 +174,19 @@ class Seen:
     address: str | None
 
 
+@frozen
+class UserSeen:
+    """When a user was last seen (milliseconds since the Unix epoch; None: never), and who may know."""
+
+    user_id: str
+    seen_at: int | None
+    visible_to: str
+
+    def as_told_to(self, reader: str | None) -> int | None:
+        """When that was, as this user may know it."""
+        return self.seen_at if self.visible_to == "everyone" or reader == self.user_id else None
+
+
 def search_key(text: str) -> str:
     """What names are compared by in a search."""
     return text.casefold()
@@ -249,15 +269,15 @@ def change_password(user_id: str, *, old: str, new: str) -> Statement:
 
 
 async def find_profiles(db: Database, user_ids: Sequence[str]) -> list[Row]:
-    """(user_id, nickname, avatar, bio, created_at) of those that exist; at most 500 ids."""
+    """(user_id, nickname, avatar, bio, created_at, last_seen) of those that exist; at most 500 ids."""
     marks = ", ".join("?" * len(user_ids))
-    sql = f"SELECT user_id, nickname, avatar, bio, created_at FROM users WHERE user_id IN ({marks})"
+    sql = f"SELECT user_id, nickname, avatar, bio, created_at, last_seen FROM users WHERE user_id IN ({marks})"
     return await db.read(sql, tuple(user_ids))
 
 
 def update_profile(user_id: str, changes: dict[str, str | None]) -> Statement:
-    """Set some of nickname, avatar and bio; `changes` is not empty."""
-    columns: list[str] = [name for name in ("nickname", "avatar", "bio") if name in changes]
+    """Set some of nickname, avatar, bio and last_seen; `changes` is not empty."""
+    columns: list[str] = [name for name in ("nickname", "avatar", "bio", "last_seen") if name in changes]
     values: list[Any] = [changes[name] for name in columns]
     nickname = changes.get("nickname")
     if nickname is not None:
@@ -287,6 +307,45 @@ async def search_by_nickname(db: Database, key: str, after: tuple[str, str], lim
         " ORDER BY nickname_key, user_id LIMIT ?",
         (key, _end_of(key), *after, key, _end_of(key), limit),
     )
+
+
+async def search_in_nicknames(db: Database, key: str, after_user_id: str, limit: int) -> tuple[list[Row], str | None]:
+    """Users whose nickname has `key` inside, and neither begins with it nor does their id; by user id, profiles.
+
+    There is no index for that: at most `SCANNED_USERS` are looked at.
+
+    Returns:
+        The rows; and the last user looked at if there are more to look at and the rows are not over the limit.
+    """
+    rows = await db.read(
+        "SELECT user_id, nickname, avatar, bio, created_at FROM (SELECT * FROM users WHERE user_id > ?"
+        " ORDER BY user_id LIMIT ?) WHERE instr(nickname_key, ?) > 1 AND disabled = 0"
+        " AND NOT (user_id_key >= ? AND user_id_key < ?) ORDER BY user_id LIMIT ?",
+        (after_user_id, SCANNED_USERS, key, key, _end_of(key), limit),
+    )
+    if len(rows) == limit:
+        return rows, None
+    last = await db.read(
+        "SELECT user_id FROM users WHERE user_id > ? ORDER BY user_id LIMIT 1 OFFSET ?",
+        (after_user_id, SCANNED_USERS - 1),
+    )
+    return rows, last[0][0] if last else None
+
+
+async def find_users_seen(db: Database, user_ids: Sequence[str]) -> list[UserSeen]:
+    """When users were last seen; at most 500 ids, those that exist."""
+    marks = ", ".join("?" * len(user_ids))
+    rows = await db.read(f"SELECT user_id, last_seen_at, last_seen FROM users WHERE user_id IN ({marks})", tuple(user_ids))
+    return [UserSeen(*row) for row in rows]
+
+
+def mark_users_seen(seen: Sequence[tuple[str, int]]) -> list[Statement]:
+    """When users (user_id, ms) were last seen, many at once."""
+    sql = (
+        "WITH seen (user_id, at) AS (VALUES {}) UPDATE users"
+        " SET last_seen_at = max(coalesce(last_seen_at, 0), seen.at) FROM seen WHERE users.user_id = seen.user_id"
+    )
+    return _in_chunks(sql, "(?, ?)", seen)
 
 
 async def list_users(db: Database, part: str, after_user_id: str, limit: int) -> list[Row]:

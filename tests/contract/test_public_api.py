@@ -17,11 +17,16 @@ COMMANDS = {
     1: "HEARTBEAT", 4: "HELLO",
     1001: "REGISTER", 1002: "LOGIN", 1003: "AUTH", 1004: "REFRESH", 1005: "LOGOUT", 1006: "GET_USER",
     1007: "UPDATE_PROFILE", 1008: "CHANGE_PASSWORD", 1009: "SEARCH_USERS", 1010: "LIST_DEVICES", 1011: "KICK_DEVICE",
-    2001: "SEND", 2002: "PULL", 2003: "SYNC", 2004: "MARK_READ", 2011: "SEND_BATCH", 2014: "CHANGES",
+    1012: "GET_PRESENCE", 1013: "WATCH_PRESENCE",
+    2001: "SEND", 2002: "PULL", 2003: "SYNC", 2004: "MARK_READ", 2008: "TYPING", 2009: "SEARCH", 2011: "SEND_BATCH", 2014: "CHANGES",
+    3001: "FRIEND_REQUEST", 3002: "FRIEND_ANSWER", 3003: "LIST_FRIENDS", 3004: "LIST_FRIEND_REQUESTS", 3005: "DELETE_FRIEND",
+    3006: "BLOCK", 3007: "UNBLOCK", 3008: "LIST_BLOCKED", 3009: "SET_REMARK",
     5002: "PUSH_ACK",
 }  # fmt: skip
 BEFORE_LOGIN = {1, 4, 1001, 1002, 1003, 1004}
-OWNERS = {0: "connection", 1: "user", 2: "message", 5: "push"}
+OWNERS = {0: "connection", 1: "user", 2: "message", 3: "friend", 5: "push"}
+#: Those whose owner is not the range's.
+OWN_PLUGIN = {2009: "search"}
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +51,9 @@ def test_who_may_call_what(table):
 
 def test_each_range_has_its_owner(table):
     """Users, messages and pushes are three plugins."""
-    assert {row.owner for row in table} == set(OWNERS.values())
+    assert {row.owner for row in table} == {*OWNERS.values(), *OWN_PLUGIN.values()}
     for row in table:
-        assert row.owner == OWNERS[row.command_id // 1000]
+        assert row.owner == OWN_PLUGIN.get(row.command_id, OWNERS[row.command_id // 1000])
 
 
 def test_every_handler_says_what_it_does(table):
@@ -117,14 +122,18 @@ def test_wire_names_of_requests(table):
         1004: {"refresh_token"},
         1005: {"all"},
         1006: {"user_ids"},
-        1007: {"nickname", "avatar", "bio"},
+        1007: {"nickname", "avatar", "bio", "last_seen"},
         1008: {"old_password", "new_password"},
         1009: {"query", "limit", "cursor"},
         1011: {"session_id"},
+        1012: {"user_ids"},
+        1013: {"user_ids", "unwatch"},
         2001: {"to", "conversation_id", "client_id", "body", "type", "reply_to", "mentions", "expires_in_ms", "store"},
         2002: {"conversation_id", "after_seq", "before_seq", "limit"},
         2003: {"cursor", "limit"},
         2004: {"conversation_id", "seq"},
+        2008: {"to", "conversation_id", "on"},
+        2009: {"query", "limit", "cursor", "conversation_id", "sender", "since", "until"},
         2011: {"messages"},
         2014: {"conversation_id", "since_rev", "limit"},
         5002: {"conversation_id", "seq", "acks"},

@@ -63,7 +63,8 @@ def test_the_sample_file_has_the_defaults() -> None:
     own = {"recall_window": "2m", "require_friendship": False}
     files = {"max_size": "25MiB", "allowed_types": ["*/*"], "quota": "1GiB", "max_files": 10000, "uploads_per_user": 8}
     files |= {"orphan_ttl": "24h", "upload_ttl": "24h"}
-    assert config.plugins.settings == {"message": own, "file": files}
+    friends = {"max_friends": 5000, "max_pending": 500, "max_blocked": 5000, "request_ttl": "30d"}
+    assert config.plugins.settings == {"message": own, "file": files, "friend": friends}
     folder = ROOT / "conf"
     assert config.server.data_dir == folder / "data"
     assert config.auth.secret_file == folder / "data/secret"
@@ -84,7 +85,11 @@ def test_every_key_is_documented(name: str) -> None:
         found = set(re.findall(r"^\| `([a-z]+\.[a-z_]+)` \|", text, re.MULTILINE))
     else:
         table = tomllib.loads(re.sub(r"(?m)^# (\[tls\]|[a-z_]+ = )", r"\1", text))
-        found = {f"{section}.{key}" for section, keys in table.items() for key in keys} - {"plugins.message", "plugins.file"}
+        found = {f"{section}.{key}" for section, keys in table.items() for key in keys} - {
+            "plugins.message",
+            "plugins.file",
+            "plugins.friend",
+        }
     assert found == set(known_keys())
 
 
@@ -118,7 +123,7 @@ def test_without_a_file_there_are_defaults(folder: Path) -> None:
     assert config.server.data_dir == folder / "data"
     assert config.auth.secret_file == folder / "data/secret"
     assert config.tcp.listen == (Address("127.0.0.1", 9000),)
-    assert config.plugins.enabled == ("user", "message", "push", "file", "admin")
+    assert config.plugins.enabled == ("user", "message", "friend", "push", "file", "search", "admin")
     assert config.limits.exempt_addresses == (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1"))
 
 

@@ -1207,6 +1207,47 @@ async def test_search_pages_through_everybody_once(server: Server, limit: int) -
     assert await search("%") == []
 
 
+@pytest.mark.parametrize("limit", [1, 2, 500])
+@pytest.mark.parametrize("scanned", [1, 3, 20_000])
+async def test_search_looks_inside_of_nicknames_last(
+    server: Server, monkeypatch: pytest.MonkeyPatch, limit: int, scanned: int
+) -> None:
+    """Behind those that begin with it, each user once, however few users one request looks at."""
+    monkeypatch.setattr(store, "SCANNED_USERS", scanned)
+    people = {
+        "lee.anna": "Mary Anna",
+        "anna": "Banana 50%_off",
+        "bo": "Anna Bo",
+        "cy": "Joanna",
+        "di": "SUSANNA",
+        "ed": "Ed",
+        "fy": "anna anna",
+        "gone": "Joanna",
+        "小": "王爱丽",
+    }
+    for user_id, nickname in people.items():
+        server.db.rows(*store.insert_user(user_id, None, nickname=nickname, now_ms=START_MS, or_ignore=False))
+    server.db.rows("UPDATE users SET disabled = 1 WHERE user_id = 'gone'")
+    client = server.connect()
+
+    async def search(query: str) -> list[str]:
+        found: list[str] = []
+        cursor: str | None = None
+        for _ in range(40):
+            answer = await client.search(query, limit=limit, cursor=cursor)
+            assert len(answer["users"]) <= limit
+            found += [user["user_id"] for user in answer["users"]]
+            cursor = answer.get("next_cursor")
+            if cursor is None:
+                return found
+        raise AssertionError("pages without end")
+
+    assert await search("ANNA") == ["anna", "fy", "bo", "cy", "di", "lee.anna"]
+    assert await search("50%_") == ["anna"]
+    assert await search("0__o") == []
+    assert await search("爱丽") == ["小"]
+
+
 @pytest.mark.parametrize("cursor", ["x", "n", "i", "nabc", "\0"])
 async def test_a_cursor_that_was_never_given_is_refused(server: Server, cursor: str) -> None:
     """400, and the field."""

@@ -1,0 +1,157 @@
+"""Who is online: GET_PRESENCE, WATCH_PRESENCE and the push 5006.
+
+watches.py knows who watches whom; a background task here looks at those whose time has come and pushes what has changed.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import trio
+
+from imserver.plugin import StorageError, TooLarge
+from imserver_plugins.user import store
+from imserver_plugins.user.state import State, user_of
+from imserver_plugins.user.watches import Status, status_of
+
+if TYPE_CHECKING:
+    from imserver.plugin import AppContext, Caller, Context, Session
+    from imserver_plugins.user.requests import GetPresence, WatchPresence
+
+PRESENCE = 5006
+
+MAX_USERS = 500  # of one request; the wire protocol's bound on lists
+#: How often it is looked whether somebody's time has come.
+TICK_S = 0.25
+#: Pushes between which other tasks of the shard have their turn.
+_SLICE = 200
+
+
+# ---------------------------------------------------------------- commands
+
+
+async def get_presence(state: State, ctx: Context, request: GetPresence) -> dict[str, Any]:
+    """1012 GET_PRESENCE: in the order asked for; who does not exist is left out."""
+    seen = await _seen(state, ctx, _bounded(request.user_ids))
+    me = user_of(ctx)
+    return {"presence": [_fields(user_id, status_of(ctx, user_id), one, me) for user_id, one in seen.items()]}
+
+
+async def watch_presence(state: State, ctx: Context, request: WatchPresence) -> dict[str, Any]:
+    """1013 WATCH_PRESENCE: as GET_PRESENCE, and what changes is pushed until the connection ends."""
+    session = ctx.connection
+    user_ids = _bounded(request.user_ids)
+    if request.unwatch:
+        state.watches.remove(session, user_ids)
+        return {"presence": []}
+    seen = await _seen(state, ctx, user_ids)
+    believed = state.watches.add(ctx, session, seen)
+    me = user_of(ctx)
+    return {"presence": [_fields(user_id, status, seen[user_id], me) for user_id, status in believed.items()]}
+
+
+def _bounded(user_ids: Sequence[str]) -> list[str]:
+    if len(user_ids) > MAX_USERS:
+        raise TooLarge(f"name {MAX_USERS} users at most", field="user_ids")
+    return list(dict.fromkeys(user_ids))
+
+
+async def _seen(state: State, ctx: AppContext, user_ids: Sequence[str]) -> dict[str, store.UserSeen]:
+    """When users were last seen, in this order; those who do not exist are left out."""
+    if not user_ids:
+        return {}
+    # Looked at before the table: what is written meanwhile is in one of them.
+    fresh = state.users_seen.peek(user_ids)
+    rows = await store.find_users_seen(ctx.db, user_ids)
+    found = {row.user_id: row for row in rows}
+    return {
+        user_id: store.UserSeen(user_id, fresh.get(user_id, found[user_id].seen_at), found[user_id].visible_to)
+        for user_id in user_ids
+        if user_id in found
+    }
+
+
+def _fields(user_id: str, status: Status, seen: store.UserSeen | None, reader: str | None) -> dict[str, Any]:
+    fields: dict[str, Any] = {"user_id": user_id, "online": status.online, "platforms": list(status.platforms)}
+    seen_at = None if seen is None or status.online else seen.as_told_to(reader)
+    if seen_at is not None:
+        fields["last_seen"] = seen_at
+    return fields
+
+
+# ---------------------------------------------------------------- devices that come and go
+
+
+def came(state: State, ctx: Context) -> None:
+    """A device has logged in."""
+    user_id = user_of(ctx)
+    state.users_seen.add(user_id, ctx.clock.now_ms())
+    state.watches.came(user_id, ctx.clock.monotonic())
+
+
+def went(state: State, ctx: Context) -> None:
+    """A connection that was logged in has ended: it watches nobody, and may be back at once."""
+    user_id = user_of(ctx)
+    state.watches.remove(ctx.session)
+    state.users_seen.add(user_id, ctx.clock.now_ms())
+    state.watches.went(user_id, ctx.clock.monotonic())
+
+
+async def write_users_seen(state: State, ctx: AppContext) -> None:
+    """Write when users were last seen, as far as it is not written; what fails is tried again the next time."""
+    seen = state.users_seen.unwritten()
+    if seen:
+        await ctx.db.write_all(store.mark_users_seen(seen))
+        state.users_seen.written(seen)
+
+
+async def run(state: State, ctx: AppContext) -> None:
+    """The background task: tell the watchers when the time has come."""
+    while True:
+        await trio.sleep(TICK_S)
+        await tell(state, ctx)
+
+
+async def tell(state: State, ctx: AppContext) -> None:
+    """Look at the users whose time has come, and push what has changed."""
+    due = state.watches.due(ctx.clock.monotonic())
+    for start in range(0, len(due), MAX_USERS):
+        await _tell_of(state, ctx, due[start : start + MAX_USERS])
+
+
+async def _tell_of(state: State, ctx: AppContext, user_ids: Sequence[str]) -> None:
+    try:
+        seen: Mapping[str, store.UserSeen] = await _seen(state, ctx, user_ids)
+    except StorageError as exc:
+        ctx.log.warning("last_seen_unknown", error=str(exc))
+        seen = {}  # who is online can be told all the same
+    for user_id in user_ids:
+        status = status_of(ctx, user_id)
+        told = state.watches.news(user_id, status, ctx.clock.monotonic())
+        by_loop: dict[trio.lowlevel.TrioToken, list[Caller]] = defaultdict(list)
+        for session, token in told:
+            by_loop[token].append(session)
+        body = _fields(user_id, status, seen.get(user_id), None)
+        for token, sessions in by_loop.items():
+            for start in range(0, len(sessions), _SLICE):
+                _push_in(token, sessions[start : start + _SLICE], body)
+                await trio.lowlevel.checkpoint()
+
+
+def _push_in(token: trio.lowlevel.TrioToken, sessions: Sequence[Caller], body: Mapping[str, Any]) -> None:
+    """Push to sessions in the loop that they live in."""
+    if token is trio.lowlevel.current_trio_token():
+        _push(sessions, body)
+        return
+    try:
+        token.run_sync_soon(_push, sessions, body)
+    except trio.RunFinishedError:
+        return  # that shard has stopped, and its sessions with it
+
+
+def _push(sessions: Sequence[Caller], body: Mapping[str, Any]) -> None:
+    for session in sessions:
+        if not session.is_closed:
+            cast("Session", session).push(PRESENCE, body)  # `add` takes live ones alone

@@ -1,0 +1,154 @@
+"""Who watches whose presence, what they were told of it, and when to look again.
+
+A watched user has one entry for all watchers. A login or the end of a connection only asks for a look; what the look finds
+is told if it is something else than was told before. So a client that flaps costs its watchers nothing while it comes back
+within the grace, and a push a second at most otherwise.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import trio
+from attrs import define, field, frozen
+
+from imserver.plugin import TooLarge
+
+if TYPE_CHECKING:
+    from imserver.plugin import AppContext, Caller, Session
+
+#: Of one connection; what it watches costs memory until it goes.
+MAX_WATCHED = 1000
+#: A device that has gone may come back within this long, and nobody is told.
+GRACE_S = 2.0
+#: Watchers are told of one user no more often than this.
+INTERVAL_S = 1.0
+
+
+@frozen
+class Status:
+    """What others see of a user, as far as memory knows."""
+
+    online: bool
+    platforms: tuple[str, ...] = ()
+
+
+@define
+class _Watched:
+    """A user who is watched."""
+
+    told: Status
+    #: The watching sessions, and how to reach the loop that each lives in.
+    watchers: dict[Caller, trio.lowlevel.TrioToken] = field(factory=dict)
+    #: Nothing is told before this; and when to look again, if there is a reason to. Monotonic seconds.
+    quiet_until: float = 0.0
+    look_at: float | None = None
+
+
+class Watches:
+    """Who watches whom, in the whole process. Any thread may call any method."""
+
+    def __init__(self) -> None:
+        self._watched: dict[str, _Watched] = {}
+        self._by_session: dict[Caller, set[str]] = {}
+        #: Those with a `look_at`.
+        self._stirred: set[str] = set()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        """How many (watcher, watched) pairs there are."""
+        with self._lock:
+            return sum(len(user_ids) for user_ids in self._by_session.values())
+
+    def add(self, ctx: AppContext, session: Session, user_ids: Iterable[str]) -> dict[str, Status]:
+        """Let a session watch users; in the loop that the session lives in. Returns what it is to believe of each.
+
+        That is what the other watchers were told, so that the next push is news to all of them.
+
+        Raises:
+            TooLarge: it would watch more than `MAX_WATCHED`; it watches no more than before.
+        """
+        token = trio.lowlevel.current_trio_token()
+        user_ids = list(dict.fromkeys(user_ids))
+        with self._lock:
+            own = self._by_session.get(session, set())
+            if len(own.union(user_ids)) > MAX_WATCHED:
+                raise TooLarge(f"a connection watches {MAX_WATCHED} users at most; unwatch some first", field="user_ids")
+            if session.is_closed or not user_ids:
+                return {}
+            self._by_session[session] = own.union(user_ids)
+            believed = {}
+            for user_id in user_ids:
+                entry = self._watched.get(user_id)
+                if entry is None:
+                    # Entered before the look: who logs in after it finds the entry.
+                    entry = self._watched[user_id] = _Watched(Status(False))
+                    entry.told = status_of(ctx, user_id)
+                entry.watchers[session] = token
+                believed[user_id] = entry.told
+            return believed
+
+    def remove(self, session: Caller, user_ids: Iterable[str] | None = None) -> None:
+        """Let a session watch some users no more, or (None) none."""
+        with self._lock:
+            own = self._by_session.get(session)
+            if own is None:
+                return
+            for user_id in list(own) if user_ids is None else own.intersection(user_ids):
+                own.discard(user_id)
+                entry = self._watched[user_id]
+                del entry.watchers[session]
+                if not entry.watchers:
+                    del self._watched[user_id]
+                    self._stirred.discard(user_id)
+            if not own:
+                del self._by_session[session]
+
+    def came(self, user_id: str, now: float) -> None:
+        """A device is there: look at its user as soon as may be."""
+        with self._lock:
+            entry = self._watched.get(user_id)
+            if entry is not None:
+                at = max(now, entry.quiet_until)
+                entry.look_at = at if entry.look_at is None else min(entry.look_at, at)
+                self._stirred.add(user_id)
+
+    def went(self, user_id: str, now: float) -> None:
+        """A device is gone: look at its user after the grace, unless a look is due already."""
+        with self._lock:
+            entry = self._watched.get(user_id)
+            if entry is not None and (entry.look_at is None or entry.look_at > now):
+                entry.look_at = max(now + GRACE_S, entry.quiet_until)
+                self._stirred.add(user_id)
+
+    def due(self, now: float) -> list[str]:
+        """The users to look at now; they are not due again until something happens to them."""
+        if not self._stirred:
+            return []
+        with self._lock:
+            found = []
+            for user_id in list(self._stirred):
+                entry = self._watched[user_id]
+                if entry.look_at is not None and entry.look_at <= now:
+                    entry.look_at = None
+                    self._stirred.discard(user_id)
+                    found.append(user_id)
+            return found
+
+    def news(self, user_id: str, status: Status, now: float) -> list[tuple[Caller, trio.lowlevel.TrioToken]]:
+        """Whom to tell of this status; nobody if it is what they were told last."""
+        with self._lock:
+            entry = self._watched.get(user_id)
+            if entry is None or entry.told == status:
+                return []
+            entry.told = status
+            entry.quiet_until = now + INTERVAL_S
+            return list(entry.watchers.items())
+
+
+def status_of(ctx: AppContext, user_id: str) -> Status:
+    """Online until the last device has gone; the platforms that the devices named."""
+    live = [session for session in ctx.directory.sessions(user_id) if not session.is_closed]
+    return Status(bool(live), tuple(sorted({session.platform for session in live} - {""})))

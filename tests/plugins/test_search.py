@@ -1,0 +1,361 @@
+"""SEARCH in the real core: whose messages are found, in which order and pages, and how the index follows the messages."""
+
+from contextlib import asynccontextmanager, closing
+from typing import Any
+
+import apsw
+import helpers
+import msgspec
+import pytest
+
+from imserver.conversation import Draft
+from imserver.errors import StorageUnavailable
+from imserver.plugin import Plugin, command
+from imserver_plugins.search import SearchPlugin, indexer, store
+
+SEARCH, SAY, PUT = 2009, helpers.SAY, 6100
+
+
+class PutRequest(msgspec.Struct, kw_only=True):
+    """A message of any kind."""
+
+    to: str
+    body: Any
+    type: str = "text"
+    expires_in_ms: int | None = None
+
+
+class Put(Plugin):
+    """Stores what the test wants, and tells its place."""
+
+    name = "put"
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    @command(PUT, request=PutRequest)
+    def put(self, ctx: Any, request: PutRequest) -> dict[str, Any]:
+        """Store it."""
+        sender = ctx.session.user_id
+        parties = sorted([sender, request.to])
+        conversation = helpers.conversation_of(ctx, f"d:{parties[0]}:{parties[1]}", parties)
+        self.count += 1
+        draft = Draft(conversation.conversation_id, sender, f"p-{self.count}", request.type, request.body)
+        draft.expires_in_ms = request.expires_in_ms
+        return {"seq": ctx.messages.append(conversation, draft).seq}
+
+
+class Scene:
+    """A core whose index is filled by hand: `index`."""
+
+    def __init__(self, rig):
+        self.rig = rig
+        self.context = rig.shard.router.app_context("search")
+
+    async def index(self):
+        """Take all messages into the index; how many there were."""
+        total = 0
+        while count := await indexer.step(self.context):
+            total += count
+        return total
+
+    def sql(self, sql, *params):
+        """Change the database from outside."""
+        with closing(apsw.Connection(str(self.rig.folder / "imserver.db"))) as connection, connection:
+            return connection.execute(sql, params).fetchall()
+
+
+@pytest.fixture
+def open_scene(tmp_path, monkeypatch):
+    """A `Scene` until its block ends; searches are not limited."""
+    monkeypatch.setattr(SearchPlugin.search, "__imserver_command__", _unlimited())
+
+    @asynccontextmanager
+    async def open_it(**options):
+        async with helpers.running(tmp_path, Put(), SearchPlugin(), **options) as rig:
+            yield Scene(rig)
+
+    return open_it
+
+
+def _unlimited():
+    from attrs import evolve
+
+    return evolve(SearchPlugin.search.__imserver_command__, per_second=None)
+
+
+async def texts(peer, query, **fields):
+    """What a search finds, over all pages."""
+    bodies, cursor = [], None
+    for _ in range(200):
+        answer = await peer.ok(SEARCH, query=query, **fields, **({} if cursor is None else {"cursor": cursor}))
+        bodies += [message["body"] for message in answer["messages"]]
+        cursor = answer.get("next_cursor")
+        if cursor is None:
+            return bodies
+    raise AssertionError("pages without end")
+
+
+@pytest.fixture(params=["tail", "index", "both"])
+def how(request):
+    """Whether the messages are in the index when they are looked for."""
+    return request.param
+
+
+async def put_all(scene, how, peer, messages):
+    """Store messages and index all, half, or none of them."""
+    for number, fields in enumerate(messages):
+        await peer.ok(PUT, **fields)
+        if how == "index" or (how == "both" and number == len(messages) // 2):
+            await scene.index()
+        scene.rig.clock.advance(1)
+
+
+async def test_ones_own_conversations_alone(open_scene, how):
+    """Words and Chinese, newest first, as whole messages; nobody finds what others wrote to each other."""
+    async with open_scene() as scene:
+        a, b, c = await scene.rig.login("a"), await scene.rig.login("b"), await scene.rig.login("c")
+        await put_all(scene, how, a, [
+            {"to": "b", "body": "Hello Bob"},
+            {"to": "c", "body": "hello Carl"},
+            {"to": "b", "body": "今天天气很好"},
+            {"to": "b", "body": {"name": "Hello.pdf", "file_id": "f"}, "type": "file"},
+            {"to": "a", "body": "hello to myself"},
+        ])  # fmt: skip
+        file = {"name": "Hello.pdf", "file_id": "f"}
+        assert await texts(a, "hello") == ["hello to myself", file, "hello Carl", "Hello Bob"]
+        assert await texts(b, "HELLO") == [file, "Hello Bob"]
+        assert await texts(c, "hello") == ["hello Carl"]
+        assert await texts(c, "天气") == []
+        assert await texts(b, "天气") == await texts(b, "天") == ["今天天气很好"]
+        assert await texts(a, "hello", conversation_id="d:a:b") == [file, "Hello Bob"]
+        assert await texts(c, "hello", conversation_id="d:a:b") == []
+        assert await texts(a, "hello", conversation_id="g:none") == []
+        (message,) = (await b.ok(SEARCH, query="bob"))["messages"]
+        assert (message["conversation_id"], message["seq"], message["from"]) == ("d:a:b", 1, "a")
+
+
+async def test_by_sender_and_time(open_scene, how):
+    """`from`, `since` (from this moment on) and `until` (before it)."""
+    async with open_scene() as scene:
+        a, b = await scene.rig.login("a"), await scene.rig.login("b")
+        start = scene.rig.clock.now_ms()
+        await put_all(scene, how, a, [{"to": "b", "body": f"word {number}"} for number in range(4)])
+        await b.ok(PUT, to="a", body="word of b")
+        assert await texts(a, "word", **{"from": "b"}) == ["word of b"]
+        assert await texts(a, "word", **{"from": "nobody"}) == []
+        assert await texts(a, "word", since=start + 2000, until=start + 3000) == ["word 2"]
+        assert await texts(a, "word", since=start + 10_000) == []
+        assert await texts(a, "word", until=start) == []
+        assert len(await texts(a, "word", since=0, until=2**53)) == 5
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 500])
+async def test_pages_have_everything_once(open_scene, how, limit):
+    """Also while new messages come and the index moves on."""
+    async with open_scene() as scene:
+        a = await scene.rig.login("a")
+        await put_all(scene, how, a, [{"to": "b" if number % 2 else "c", "body": f"word {number}"} for number in range(9)])
+        expected = [f"word {number}" for number in reversed(range(9))]
+        assert await texts(a, "word", limit=limit) == expected
+        answer = await a.ok(SEARCH, query="word", limit=4)
+        assert [message["body"] for message in answer["messages"]] == expected[:4]
+        await a.ok(PUT, to="b", body="word 9")
+        await scene.index()
+        assert await texts(a, "word", cursor=None, limit=500, until=None) == ["word 9", *expected]
+        rest = await a.ok(SEARCH, query="word", cursor=answer["next_cursor"])
+        assert [message["body"] for message in rest["messages"]] == expected[4:]
+        assert "next_cursor" not in rest
+
+
+async def test_what_a_member_may_not_see_is_not_found(open_scene, how):
+    """From before one joined, what one has hidden, and what has expired."""
+    async with open_scene() as scene:
+        a, b, c = await scene.rig.login("a"), await scene.rig.login("b"), await scene.rig.login("c")
+        await put_all(scene, how, a, [{"to": "b", "body": f"word {number}"} for number in range(3)])
+        await a.ok(PUT, to="b", body="word that ends", expires_in_ms=1000)
+        assert await texts(a, "ends") == ["word that ends"]
+        scene.rig.clock.advance(1)
+        assert await texts(a, "ends") == []
+        first = await a.ok(SEARCH, query="word", limit=3)
+        assert len(first["messages"]) == 3, "what has expired takes no room on a page"
+        scene.sql("UPDATE members SET hidden_seq = 1 WHERE user_id = 'a'")
+        scene.sql("UPDATE members SET joined_seq = 2 WHERE user_id = 'b'")
+        assert await texts(a, "word") == ["word 2", "word 1"]
+        assert await texts(b, "word") == ["word 2"]
+        assert await texts(c, "word") == []
+        scene.sql("DELETE FROM members WHERE user_id = 'b'")
+        assert await texts(b, "word") == []
+
+
+async def test_a_change_of_the_body_is_seen(open_scene):
+    """The index may be behind: what no longer says it is not found, and what was recalled has nothing to say."""
+    async with open_scene() as scene:
+        a = await scene.rig.login("a")
+        await a.ok(PUT, to="b", body="secret word")
+        await scene.index()
+        scene.sql("UPDATE messages SET body = ?", msgspec.msgpack.encode("other word"))
+        assert await texts(a, "secret") == []
+        assert await texts(a, "word") == ["other word"]
+        scene.sql("DELETE FROM messages")
+        assert await texts(a, "word") == []
+
+
+async def test_recalled_messages_are_left_out(open_scene, monkeypatch):
+    """However the store tells of it."""
+    async with open_scene() as scene:
+        a = await scene.rig.login("a")
+        await a.ok(PUT, to="b", body="word one")
+        await a.ok(PUT, to="b", body="word two")
+        history = scene.rig.messages.history
+
+        async def with_a_recall(*args):
+            page = await history(*args)
+            for message in page.messages:
+                message.recalled = True if message.seq == 1 else None
+            return page
+
+        monkeypatch.setattr(scene.rig.messages, "history", with_a_recall)
+        assert await texts(a, "word") == ["word two"]
+
+
+async def test_hostile_queries_are_words(open_scene, how):
+    """No syntax of FTS5 gets through: each is answered, and finds what has its words."""
+    async with open_scene() as scene:
+        a, b = await scene.rig.login("a"), await scene.rig.login("b")
+        await put_all(
+            scene, how, a, [{"to": "b", "body": "near and or not terms secret"}, {"to": "c", "body": "secret of c"}]
+        )
+        everything = ["near and or not terms secret"]
+        assert await texts(b, 'secret" OR "secret') == everything
+        assert await texts(b, "terms : secret") == everything
+        assert await texts(b, "NEAR(near and)") == everything
+        assert await texts(b, "NOT secret*") == everything
+        for query in ('"', "*", "secre*", "^near ^of", '") WHERE ("', "\ue0002 secret of", "\0", "{terms}: of", "a" * 256):
+            assert await texts(b, query) == [], query
+        assert (await a.call(SEARCH, query=""))["field"] == "query"
+        assert (await a.call(SEARCH, query="a" * 257))["field"] == "query"
+
+
+@pytest.mark.parametrize("cursor", ["x", "-1", "+1", "0x1", "1_0", "f" * 16, "8000000000000000", " 1"])
+async def test_a_cursor_that_was_never_given_is_refused(open_scene, cursor):
+    """400, and the field."""
+    async with open_scene() as scene:
+        a = await scene.rig.login("a")
+        answer = await a.call(SEARCH, query="a", cursor=cursor)
+        assert (answer["code"], answer["field"]) == (400, "cursor")
+
+
+async def test_somebody_with_very_many_conversations(open_scene, how, monkeypatch):
+    """They are asked for in several queries, whose answers are one list."""
+    monkeypatch.setattr(store, "_CONVERSATIONS_A_QUERY", 2)
+    monkeypatch.setattr(store, "_CANDIDATES_A_STEP", 3)
+    async with open_scene() as scene:
+        a = await scene.rig.login("a")
+        await put_all(scene, how, a, [{"to": f"u{number % 7}", "body": f"word {number}"} for number in range(20)])
+        assert await texts(a, "word", limit=4) == [f"word {number}" for number in reversed(range(20))]
+
+
+async def test_the_work_of_a_search_is_bounded(open_scene, monkeypatch):
+    """Pages may be short or empty, and go on: candidates, bytes read, and the messages beyond the index are counted."""
+    async with open_scene() as scene:
+        a = await scene.rig.login("a")
+        for _ in range(12):
+            await a.ok(PUT, to="b", body="好你 你吗")  # it has the terms of 好你吗
+        await scene.index()
+        monkeypatch.setattr(store, "_CANDIDATES_A_STEP", 2)
+        monkeypatch.setattr(store, "MAX_CANDIDATES", 4)
+        short = await a.ok(SEARCH, query="好你吗")
+        assert short["messages"] == []
+        assert "next_cursor" in short
+        assert await texts(a, "好你吗") == []
+        assert len(await texts(a, "你吗")) == 12
+
+        monkeypatch.setattr(store, "MAX_PAGE_BYTES", 20)
+        assert len((await a.ok(SEARCH, query="你吗"))["messages"]) == 2
+        assert len(await texts(a, "你吗")) == 12
+        monkeypatch.setattr(store, "MAX_READ_BYTES", 1)
+        assert len((await a.ok(SEARCH, query="你吗"))["messages"]) == 1
+        assert len(await texts(a, "你吗")) == 12
+
+        monkeypatch.undo()
+        monkeypatch.setattr(store, "MAX_TAIL", 2)
+        for number in range(4):
+            await a.ok(PUT, to="b", body=f"new {number}")
+        short = await a.ok(SEARCH, query="new")
+        assert [message["body"] for message in short["messages"]] == ["new 3", "new 2"]
+        assert await texts(a, "new") == ["new 3", "new 2", "new 1", "new 0"]
+        assert len(await texts(a, "你吗")) == 12
+        monkeypatch.undo()
+        monkeypatch.setattr(store, "MAX_CANDIDATES", 3)
+        assert len((await a.ok(SEARCH, query="new"))["messages"]) == 3
+        assert await texts(a, "new") == ["new 3", "new 2", "new 1", "new 0"]
+        await scene.index()
+        assert await texts(a, "new") == ["new 3", "new 2", "new 1", "new 0"]
+
+
+async def test_long_bodies_are_found_by_their_beginning(open_scene, how):
+    """A long text by its first words; a large value of another type not at all."""
+    async with open_scene() as scene:
+        a = await scene.rig.login("a")
+        long = "first " + "你" * store.MAX_BODY_BYTES
+        await put_all(scene, how, a, [
+            {"to": "b", "body": long},
+            {"to": "b", "body": {"name": "first", "data": "x" * store.MAX_BODY_BYTES}, "type": "file"},
+            {"to": "b", "body": "second " + "y" * 300},
+            {"to": "b", "body": "third " + "y" * 40},
+        ])  # fmt: skip
+        assert await texts(a, "first") == [long]
+        assert len(await texts(a, "second")) == len(await texts(a, "third")) == 1
+
+
+async def test_the_index_and_its_progress_are_one(open_scene):
+    """A commit that fails leaves neither; the next step does the same again, once."""
+    async with open_scene() as scene:
+        a = await scene.rig.login("a")
+        for number in range(5):
+            await a.ok(PUT, to="b", body=f"word {number}")
+        scene.rig.store.fail_next()
+        with pytest.raises(StorageUnavailable):
+            await indexer.step(scene.context)
+        assert scene.rig.rows("SELECT through FROM search_progress") == [(0,)]
+        assert scene.rig.rows("SELECT count(*) FROM search_index") == [(0,)]
+        assert await scene.index() == 5
+        newest = scene.rig.rows("SELECT max(id) FROM messages")
+        assert scene.rig.rows("SELECT through FROM search_progress") == newest
+        assert await scene.index() == 0
+        assert len(await texts(a, "word")) == 5
+
+
+async def test_a_batch_is_bounded(open_scene, monkeypatch):
+    """However many wait; what has no text moves the progress on all the same."""
+    monkeypatch.setattr(indexer, "BATCH", 3)
+    async with open_scene() as scene:
+        a = await scene.rig.login("a")
+        for number in range(7):
+            await a.ok(PUT, to="b", body={"n": number}, type="custom")
+        assert [await indexer.step(scene.context) for _ in range(4)] == [3, 3, 1, 0]
+        assert scene.rig.rows("SELECT through FROM search_progress") == scene.rig.rows("SELECT max(id) FROM messages")
+
+
+async def test_the_background_task_fills_the_index(tmp_path, monkeypatch):
+    """It goes on after a failure, which it logs."""
+    monkeypatch.setattr(indexer, "IDLE_S", 0.01)
+    plugin = SearchPlugin()
+    async with helpers.running(tmp_path, Put(), plugin) as rig:
+        a = await rig.login("a")
+        await a.ok(PUT, to="b", body="word")
+        rig.store.fail_next()
+        await plugin.on_start(rig.shard.router.app_context("search"))
+        await rig.until(lambda: rig.rows("SELECT count(*) FROM search_index") == [(1,)])
+        await a.ok(PUT, to="b", body="word again")
+        await rig.until(lambda: rig.rows("SELECT count(*) FROM search_index") == [(2,)])
+
+
+async def test_searches_are_limited(tmp_path):
+    """Twice a second's worth at once, then 429."""
+    async with helpers.running(tmp_path, Put(), SearchPlugin()) as rig:
+        a = await rig.login("a")
+        codes = [(await a.call(SEARCH, query="a"))["code"] for _ in range(20)]
+        assert codes.index(429) in (10, 11)
+        assert set(codes) == {0, 429}

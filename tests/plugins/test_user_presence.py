@@ -1,0 +1,296 @@
+"""Presence in the real core, with a clock that stands still: who is told what, when, and how often."""
+
+from contextlib import asynccontextmanager
+
+import pytest
+from user_rig import AUTH, opened
+
+from imserver.errors import StorageUnavailable
+from imserver.plugin import Conflict
+from imserver_plugins.user import presence, store
+from imserver_plugins.user.watches import GRACE_S, INTERVAL_S, MAX_WATCHED
+
+GET_USER, UPDATE_PROFILE, GET_PRESENCE, WATCH_PRESENCE, PRESENCE = 1006, 1007, 1012, 1013, 5006
+ONLINE = {"online": True, "platforms": []}
+OFFLINE = {"online": False, "platforms": []}
+
+
+class Scene:
+    """A core whose background looks are made by hand: `tell`."""
+
+    def __init__(self, door):
+        self.door = door
+        self.rig = door.rig
+        self.watches = door.state.watches
+        self.context = door.router.app_context("user")
+
+    async def login(self, user, *, shard=0, **options):
+        """A connection by an integrator's token; the user is made at first sight."""
+        peer = self.rig.connect(shard=shard)
+        await peer.ok(AUTH, token=self.door.foreign_token(user), **options)
+        return peer
+
+    async def leave(self, peer):
+        """A client closes, and the server has seen it."""
+        peer.close()
+        await self.rig.until(lambda: peer.session.is_closed)
+
+    async def tell(self, seconds=0.0):
+        """Time goes on; who is due is looked at."""
+        self.rig.clock.advance(seconds)
+        await presence.tell(self.door.state, self.context)
+
+    async def told(self, peer):
+        """The pushes 5006 that have come to a peer since the last call."""
+        await peer.ok(GET_PRESENCE, user_ids=[])
+        found = [fields for command_id, fields in peer.pushes if command_id == PRESENCE]
+        peer.pushes.clear()
+        return found
+
+    async def told_states(self, peer):
+        """The same, as (user, online)."""
+        return [(fields["user_id"], fields["online"]) for fields in await self.told(peer)]
+
+
+@pytest.fixture
+def open_scene(tmp_path, monkeypatch):
+    """A `Scene` until its block ends."""
+    monkeypatch.setattr(presence, "TICK_S", 3600)  # looks are made by hand
+
+    @asynccontextmanager
+    async def open_it(**options):
+        async with opened(tmp_path, **options) as door:
+            yield Scene(door)
+
+    return open_it
+
+
+async def test_presence_of_those_who_exist(open_scene):
+    """Online by device, with the platforms that they named; last seen afterwards; strangers to the server are left out."""
+    async with open_scene() as scene:
+        anna = await scene.login("anna")
+        bob = await scene.login("bob", platform="ios")
+        web = await scene.login("bob", platform="web")
+        plain = await scene.login("bob")
+        ask = {"user_ids": ["bob", "nobody", "anna", "bob"]}
+        assert (await anna.ok(GET_PRESENCE, **ask))["presence"] == [
+            {"user_id": "bob", "online": True, "platforms": ["ios", "web"]},
+            {"user_id": "anna", **ONLINE},
+        ]
+        for peer in (bob, plain):
+            await scene.leave(peer)
+        assert (await anna.ok(GET_PRESENCE, user_ids=["bob"]))["presence"][0]["platforms"] == ["web"]
+        scene.rig.clock.advance(5)
+        await scene.leave(web)
+        seen_at = scene.rig.clock.now_ms()
+        scene.rig.clock.advance(60)
+        assert (await anna.ok(GET_PRESENCE, user_ids=["bob"]))["presence"] == [
+            {"user_id": "bob", **OFFLINE, "last_seen": seen_at}
+        ]
+
+
+async def test_changes_are_pushed_to_those_who_watch(open_scene):
+    """Online at once, offline when the grace is over; who does not watch is told nothing."""
+    async with open_scene() as scene:
+        anna, carl = await scene.login("anna"), await scene.login("carl")
+        bob = await scene.login("bob")
+        await scene.leave(bob)
+        answer = await anna.ok(WATCH_PRESENCE, user_ids=["bob", "carl", "nobody"])
+        assert [(one["user_id"], one["online"]) for one in answer["presence"]] == [("bob", False), ("carl", True)]
+        bob = await scene.login("bob", platform="ios")
+        await scene.tell()
+        assert await scene.told(anna) == [{"user_id": "bob", "online": True, "platforms": ["ios"]}]
+        await scene.leave(bob)
+        seen_at = scene.rig.clock.now_ms()
+        await scene.tell(GRACE_S - 0.1)
+        assert await scene.told(anna) == []
+        await scene.tell(0.1)
+        assert await scene.told(anna) == [{"user_id": "bob", **OFFLINE, "last_seen": seen_at}]
+        assert await scene.told(carl) == []
+
+
+async def test_the_background_task_tells(tmp_path):
+    """Without anybody's hand."""
+    async with opened(tmp_path) as door:
+        scene = Scene(door)
+        anna, bob = await scene.login("anna"), await scene.login("bob")
+        await anna.ok(WATCH_PRESENCE, user_ids=["bob"])
+        await scene.leave(bob)
+        scene.rig.clock.advance(GRACE_S)
+        assert (await anna.push())[1]["online"] is False
+
+
+async def test_a_reconnect_within_the_grace_is_not_told(open_scene):
+    """A device that comes back in time was never away."""
+    async with open_scene() as scene:
+        anna, bob = await scene.login("anna"), await scene.login("bob")
+        await anna.ok(WATCH_PRESENCE, user_ids=["bob"])
+        for _ in range(5):
+            await scene.leave(bob)
+            await scene.tell(GRACE_S / 2)
+            bob = await scene.login("bob")
+            await scene.tell(GRACE_S)
+        assert await scene.told(anna) == []
+
+
+async def test_each_departure_has_its_own_grace(open_scene):
+    """The last of two devices may come back as long after it went as an only one."""
+    async with open_scene() as scene:
+        anna, one, two = await scene.login("anna"), await scene.login("bob"), await scene.login("bob")
+        await anna.ok(WATCH_PRESENCE, user_ids=["bob"])
+        await scene.leave(one)
+        await scene.tell(GRACE_S - 0.5)
+        await scene.leave(two)
+        await scene.tell(GRACE_S - 0.5)
+        assert await scene.told(anna) == []
+        await scene.tell(0.5)
+        assert await scene.told_states(anna) == [("bob", False)]
+
+
+async def test_a_flapping_user_costs_a_push_a_second(open_scene):
+    """However often somebody comes and goes, with a new platform each time."""
+    async with open_scene() as scene:
+        anna = await scene.login("anna")
+        await scene.leave(await scene.login("bob"))
+        await anna.ok(WATCH_PRESENCE, user_ids=["bob"])
+        seconds = 10
+        for number in range(seconds * 10):
+            await scene.leave(await scene.login("bob", platform=f"p{number}"))
+            bob = await scene.login("bob", platform=f"q{number}")
+            await scene.tell(0.1)
+            await scene.leave(bob)
+        pushes = await scene.told(anna)
+        assert 2 <= len(pushes) <= seconds / INTERVAL_S + 1
+        await scene.tell(GRACE_S + INTERVAL_S)
+        assert await scene.told_states(anna) == [("bob", False)]
+
+
+async def test_online_until_the_last_device_goes(open_scene):
+    """One device of two is a change of the platforms alone."""
+    async with open_scene() as scene:
+        anna = await scene.login("anna")
+        one, two = await scene.login("bob", platform="ios"), await scene.login("bob", platform="web")
+        await anna.ok(WATCH_PRESENCE, user_ids=["bob"])
+        await scene.leave(one)
+        await scene.tell(GRACE_S)
+        assert await scene.told(anna) == [{"user_id": "bob", "online": True, "platforms": ["web"]}]
+        await scene.leave(two)
+        await scene.tell(GRACE_S)
+        assert await scene.told_states(anna) == [("bob", False)]
+
+
+async def test_a_new_watcher_believes_what_the_others_do(open_scene):
+    """Somebody who watches during the grace is told online, so that what follows is news to everybody."""
+    async with open_scene() as scene:
+        anna, carl, bob = await scene.login("anna"), await scene.login("carl"), await scene.login("bob")
+        await anna.ok(WATCH_PRESENCE, user_ids=["bob"])
+        await scene.leave(bob)
+        assert (await carl.ok(WATCH_PRESENCE, user_ids=["bob"]))["presence"] == [{"user_id": "bob", **ONLINE}]
+        await scene.tell(GRACE_S)
+        assert await scene.told_states(anna) == await scene.told_states(carl) == [("bob", False)]
+
+
+async def test_unwatch(open_scene):
+    """No push of those any more, all others as before."""
+    async with open_scene() as scene:
+        anna, bob, carl = await scene.login("anna"), await scene.login("bob"), await scene.login("carl")
+        await anna.ok(WATCH_PRESENCE, user_ids=["bob", "carl"])
+        assert await anna.ok(WATCH_PRESENCE, user_ids=["bob", "dora"], unwatch=True) == {"rid": 3, "code": 0, "presence": []}
+        await scene.leave(bob)
+        await scene.leave(carl)
+        await scene.tell(GRACE_S)
+        assert await scene.told_states(anna) == [("carl", False)]
+
+
+async def test_a_watch_ends_with_its_connection(open_scene):
+    """Nothing is left of it, also if the connection went while the request was under way."""
+    async with open_scene() as scene:
+        anna, bob = await scene.login("anna"), await scene.login("bob")
+        await anna.ok(WATCH_PRESENCE, user_ids=["bob", "anna"])
+        assert len(scene.watches) == 2
+        await scene.leave(anna)
+        assert len(scene.watches) == 0
+        assert scene.watches.add(scene.context, anna.session, ["bob"]) == {}
+        assert len(scene.watches) == 0
+        assert not scene.watches._watched
+        await scene.leave(bob)
+        await scene.tell(GRACE_S)
+
+
+async def test_a_connection_watches_a_bounded_number(open_scene):
+    """500 in one request, `MAX_WATCHED` in all; over it nothing is taken, and those that are watched may be named again."""
+    async with open_scene() as scene:
+        anna = await scene.login("anna")
+        names = [f"u{number}" for number in range(MAX_WATCHED + 1)]
+        for name in names:
+            scene.door.sql(*store.insert_user(name, None, nickname=None, now_ms=1, or_ignore=False)[:1], *_params(name))
+        for start in range(0, MAX_WATCHED, presence.MAX_USERS):
+            await anna.ok(WATCH_PRESENCE, user_ids=names[start : start + presence.MAX_USERS])
+        assert (await anna.call(WATCH_PRESENCE, user_ids=names[-1:]))["code"] == 413
+        await anna.ok(WATCH_PRESENCE, user_ids=names[:1])
+        assert len(scene.watches) == MAX_WATCHED
+        too_many = names[: presence.MAX_USERS + 1]
+        assert (await anna.call(WATCH_PRESENCE, user_ids=too_many))["field"] == "user_ids"
+        assert (await anna.call(GET_PRESENCE, user_ids=too_many))["code"] == 413
+
+
+def _params(name):
+    return store.insert_user(name, None, nickname=None, now_ms=1, or_ignore=False)[1]
+
+
+async def test_a_request_over_http_cannot_watch(open_scene):
+    """There is nobody to push to; it may ask."""
+    async with open_scene() as scene:
+        await scene.login("anna")
+        token = scene.door.foreign_token("bob")
+        answer = await scene.door.bearer(token, GET_PRESENCE, user_ids=["anna"])
+        assert answer["presence"] == [{"user_id": "anna", **ONLINE}]
+        with pytest.raises(Conflict):
+            await scene.door.bearer(token, WATCH_PRESENCE, user_ids=["anna"])
+
+
+async def test_last_seen_is_for_whom_its_user_says(open_scene):
+    """`nobody` hides it from answers and pushes, not from oneself; `everyone` shows it again; the setting is one's own."""
+    async with open_scene() as scene:
+        anna, bob = await scene.login("anna"), await scene.login("bob")
+        await anna.ok(WATCH_PRESENCE, user_ids=["bob"])
+        await bob.ok(UPDATE_PROFILE, last_seen="nobody")
+        assert (await bob.call(UPDATE_PROFILE, last_seen="friends"))["field"] == "last_seen"
+        assert (await bob.ok(GET_USER, user_ids=["bob"]))["users"][0]["last_seen"] == "nobody"
+        assert "last_seen" not in (await anna.ok(GET_USER, user_ids=["bob"]))["users"][0]
+        await scene.leave(bob)
+        await scene.tell(GRACE_S)
+        assert await scene.told(anna) == [{"user_id": "bob", **OFFLINE}]
+        assert (await anna.ok(GET_PRESENCE, user_ids=["bob"]))["presence"] == [{"user_id": "bob", **OFFLINE}]
+        by_http = {"token": scene.door.foreign_token("bob")}
+        assert "last_seen" in (await scene.door.http(GET_PRESENCE, by_http, user_ids=["bob"]))["presence"][0]
+        await scene.door.http(UPDATE_PROFILE, by_http, last_seen="everyone")
+        assert "last_seen" in (await anna.ok(GET_PRESENCE, user_ids=["bob"]))["presence"][0]
+
+
+async def test_last_seen_is_stored(open_scene):
+    """In the table after the next round; what could not be written is written later, and is known meanwhile."""
+    async with open_scene() as scene:
+        anna, bob = await scene.login("anna"), await scene.login("bob")
+        await scene.leave(bob)
+        at = scene.rig.clock.now_ms()
+        scene.rig.store.fail_next()
+        with pytest.raises(StorageUnavailable):
+            await presence.write_users_seen(scene.door.state, scene.context)
+        assert (await anna.ok(GET_PRESENCE, user_ids=["bob"]))["presence"][0]["last_seen"] == at
+        await presence.write_users_seen(scene.door.state, scene.context)
+        assert scene.rig.rows("SELECT last_seen_at FROM users WHERE user_id = 'bob'") == [(at,)]
+        assert scene.door.state.users_seen.unwritten() == []
+        assert (await anna.ok(GET_PRESENCE, user_ids=["bob"]))["presence"][0]["last_seen"] == at
+
+
+def test_what_is_newer_than_a_write_stays():
+    """Somebody seen while the last time was being written is written again."""
+    from imserver_plugins.user.state import UsersSeen
+
+    seen = UsersSeen()
+    seen.add("bob", 1)
+    taken = seen.unwritten()
+    seen.add("bob", 2)
+    seen.written(taken)
+    assert seen.unwritten() == [("bob", 2)]
