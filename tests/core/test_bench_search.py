@@ -9,6 +9,7 @@ import msgpack
 from hypothesis import given
 from hypothesis import strategies as st
 
+from imserver.bench.framing import Framing
 from imserver.bench.pair import Recipient
 from imserver.bench.wire import MESSAGE, Naming, conversation_id, pack
 
@@ -37,7 +38,7 @@ def test_any_split_and_any_order_of_keys(messages: list[tuple[int, int, list[str
     """Every push is found once, in order, with its seq of whatever width."""
     stream = b"".join(push(*message) for message in messages)
     with socket.socket() as sock:
-        recipient = Recipient(sock, RECIPIENT, SENDER, NAMING, 0, NAMING.push_ids())
+        recipient = Recipient(sock, Framing(), RECIPIENT, SENDER, NAMING, 0, NAMING.push_ids())
         turn = 0
         while stream:
             size = sizes[turn % len(sizes)]
