@@ -27,6 +27,9 @@ class Cache:
         self._entries: OrderedDict[Hashable, Any] = OrderedDict()
         self._lock = threading.Lock()
         self._drops: int = 0  # a load that ran while something was dropped may be stale
+        #: The cache of the same plugin's other instance while a reload lets both run: what one drops or puts, the other
+        #: drops, since their values may be of different code.
+        self.twin: Cache | None = None
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -44,9 +47,18 @@ class Cache:
         """Keep a value; it replaces the one under the same key."""
         with self._lock:
             self._keep(key, value)
+        twin = self.twin
+        if twin is not None:
+            twin._drop(key)
 
     def pop(self, key: Hashable) -> None:
         """Forget a key; a load of it that is under way is done again."""
+        self._drop(key)
+        twin = self.twin
+        if twin is not None:
+            twin._drop(key)
+
+    def _drop(self, key: Hashable) -> None:
         with self._lock:
             self._drops += 1
             self._entries.pop(key, None)

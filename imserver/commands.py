@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from imserver.errors import CommandConflictError, PluginError
 from imserver.plugin import ANYONE, USER, CommandMark, Handler, RouteMark
 
 if TYPE_CHECKING:
+    from imserver.context import Context
     from imserver.plugin import Plugin
 
 #: Ranges of wire protocol, section 5, and who may claim IDs in them. 1-999 are the connection's own.
@@ -137,9 +139,33 @@ def routes_of(plugin: Plugin) -> list[Route]:
             _check_allow(plugin, attribute, mark.allow)
             if not inspect.iscoroutinefunction(function) or not mark.path.startswith("/"):
                 raise PluginError(f"plugin {plugin.name}: @route needs a leading / and an async def {attribute}()")
-            handler = getattr(plugin, attribute)
+            handler = _route_handler(plugin, getattr(plugin, attribute))
             rows.append(Route(mark.method.upper(), mark.path, plugin.name, mark.allow, handler, mark.timeout_s))
     return rows
+
+
+def _route_handler(plugin: Plugin, handler: Handler) -> Handler:
+    """The handler as a reload needs it: its requests are counted, and it gets its own instance's context."""
+
+    @functools.wraps(handler)
+    async def handle(ctx: Context, request: Any) -> Any:
+        if ctx.plugin is plugin:
+            return await _counted(handler, ctx, request)
+        # The plugin was reloaded since this request was let in: it ends in the code that it began in.
+        own = ctx.of_retired(plugin)
+        result = await _counted(handler, own, request)
+        await own.wait_durable()
+        return result
+
+    return handle
+
+
+async def _counted(handler: Handler, ctx: Context, request: Any) -> Any:
+    ctx.activity.requests += 1
+    try:
+        return await handler(ctx, request)
+    finally:
+        ctx.activity.requests -= 1
 
 
 def _check_allow(plugin: Plugin, attribute: str, allow: str) -> None:

@@ -229,6 +229,18 @@ class ConversationsApi:
         return Pending(write, is_single=False)
 
 
+class Activity:
+    """What runs in one shard on behalf of one instance of a plugin: a reload waits for its requests and ends its tasks."""
+
+    __slots__ = ("requests", "tasks")
+
+    def __init__(self) -> None:
+        #: Requests that take longer than a tick.
+        self.requests = 0
+        #: Background tasks.
+        self.tasks: set[trio.CancelScope] = set()
+
+
 class AppContext:
     """What a plugin has of the server, in one shard.
 
@@ -251,6 +263,8 @@ class AppContext:
         self.random: random.Random = shard.random
         self.log = shard.log.bind(plugin=plugin.name)
         self.cache = cache
+        #: The API's own.
+        self.activity = Activity()
         self.directory: Directory = shard.directory
         #: The batches that this context wrote to and that `wait_durable` has not seen the end of.
         self._unfinished: list[Batch] = []
@@ -322,7 +336,7 @@ class AppContext:
 
     def start_soon(self, task: Callable[..., Awaitable[object]], *args: Any) -> None:
         """Start a background task; it ends with the server. What it raises is logged and ends that task alone."""
-        self._shard.start_plugin_task(self.log, task, *args)
+        self._shard.start_plugin_task(self, task, *args)
 
     async def run_sync_in_thread(
         self, function: Callable[..., T], *args: Any, limiter: trio.CapacityLimiter | None = None
@@ -361,6 +375,10 @@ class Context(AppContext):
         """See `AppContext.of`."""
         context: AppContext = self._shard.router.context(self.session, plugin, is_async=self._is_async)
         return context
+
+    def of_retired(self, plugin: Plugin) -> Context:
+        """The same for an instance of a plugin that a reload has replaced; see `Router.retired_context`."""
+        return self._shard.router.retired_context(plugin, self.session)
 
     def push(self, user_ids: Iterable[str], command: int, body: Any, *, except_session: Caller | None = None) -> None:
         """See `AppContext.push`."""

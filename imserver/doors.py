@@ -15,7 +15,7 @@ from imserver.tls import ServerTls, TlsSocket
 
 if TYPE_CHECKING:
     from imserver.config import Config
-    from imserver.http.asgi import ASGIApp
+    from imserver.http.asgi import ASGIApp, Receive, Scope, Send
     from imserver.shard import Shard
 
 
@@ -28,6 +28,17 @@ def frames_door(config: Config, tls: ServerTls | None) -> Door:
     return Door(open_session, refuse_frames, is_http=False, tls=tls, proxy=config.proxy)
 
 
+class _Application:
+    """One shard's application; a reload puts another in its place, and requests end in the one that they began in."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        await self.app(scope, receive, send)
+
+
 class HttpDoors:
     """`[http]`: an HTTP server and an application for each shard, since each is a thread of its own.
 
@@ -37,11 +48,21 @@ class HttpDoors:
 
     def __init__(self, config: Config, shards: Sequence[Shard], make_app: Callable[[Shard], ASGIApp]) -> None:
         self._config = config
+        self._make_app = make_app
         limits = HttpLimits(max_body_bytes=config.limits.max_frame_bytes)
+        self._apps = [_Application(make_app(shard)) for shard in shards]
         self.servers = [
-            HttpServer(make_app(shard), upgrade=WebSocketDoor(shard), limits=limits, trusted_proxies=config.proxy.trusted)
-            for shard in shards
+            HttpServer(app, upgrade=WebSocketDoor(shard), limits=limits, trusted_proxies=config.proxy.trusted)
+            for shard, app in zip(shards, self._apps, strict=True)
         ]
+
+    def renew(self, shard: Shard) -> None:
+        """Make a shard's application anew, in its thread: its plugins have changed. If this fails the old one stays.
+
+        Raises:
+            PluginError: a plugin's route is none, or somebody else's.
+        """
+        self._apps[shard.index].app = self._make_app(shard)
 
     def door(self, tls: ServerTls | None) -> Door:
         """The door of one address."""

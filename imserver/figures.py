@@ -123,9 +123,13 @@ class Figures:
         self._directory = directory
         self._clock = clock
         self._started_at_ms = clock.now_ms()
-        self.plugins = [_described(plugin) for plugin in plugins]
+        self.take_plugins(plugins)
         self.http_connections: Callable[[int], int] = lambda index: 0
         self.certificate_expires_at_ms: Callable[[], int] | None = None
+
+    def take_plugins(self, plugins: Sequence[Plugin]) -> None:
+        """These are the plugins that run from now on."""
+        self.plugins = [_described(plugin) for plugin in plugins]
 
     def snapshot(self) -> Snapshot:
         """How things stand now. From any thread."""

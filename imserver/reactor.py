@@ -50,12 +50,20 @@ class Reactor:
         begin_tick: called before the sources of a tick.
         end_tick: called after them; hands on what the tick made.
         is_paused: while true no source is served, only wakeups are (back-pressure).
+        on_fault: told, inside the `except`, of a source that has raised.
     """
 
-    def __init__(self, begin_tick: Callable[[], None], end_tick: Callable[[], None], is_paused: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        begin_tick: Callable[[], None],
+        end_tick: Callable[[], None],
+        is_paused: Callable[[], bool],
+        on_fault: Callable[[Source], None],
+    ) -> None:
         self._begin_tick = begin_tick
         self._end_tick = end_tick
         self._is_paused = is_paused
+        self._on_fault = on_fault
         self._epoll = select.epoll()
         self._sources: dict[int, Source] = {}
         self._closing: list[Socket] = []
@@ -131,7 +139,10 @@ class Reactor:
         for index, (fd, mask) in enumerate(events):
             source = sources.get(fd)
             if source is not None:
-                source.ready(mask)
+                try:
+                    source.ready(mask)
+                except Exception:
+                    self._on_fault(source)
                 if monotonic() > tick_ends:
                     return events[index + 1 :]
         return []

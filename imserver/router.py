@@ -38,7 +38,7 @@ from imserver.protocol.frame import BARE_HEARTBEAT, FORM, GZIP, JSON, Frame
 if TYPE_CHECKING:
     from imserver.caller import Caller
     from imserver.commands import Command, CommandTable
-    from imserver.config import Limits
+    from imserver.config import Config, Limits
     from imserver.plugin_loader import Registry
     from imserver.protocol.message import Message
     from imserver.session import Session
@@ -53,6 +53,8 @@ _MAX_LOADS = 8
 _BYTES_PER_REQUEST = 16 * 1024
 #: How far a compressed body that is refused is inflated to find its `rid`.
 _LOOK_INTO_BYTES = 16 * 1024
+#: How often a request over HTTP looks whether there is room, where nothing tells it.
+_LOOK_AGAIN_S = 0.01
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -60,8 +62,10 @@ class _Endpoint:
     """One command as the dispatch wants it."""
 
     __slots__ = (
+        "app",
         "command",
         "command_id",
+        "context_key",
         "decode",
         "handler",
         "interval_s",
@@ -75,8 +79,12 @@ class _Endpoint:
         "timeout_s",
     )
 
-    def __init__(self, command: Command, limits: Limits) -> None:
+    def __init__(self, command: Command, limits: Limits, app: AppContext | None) -> None:
         self.command = command
+        #: Its plugin's context: a request that has begun ends with the one that it began with, whatever is reloaded
+        #: meanwhile. None: one of the connection's own.
+        self.app = app
+        self.context_key: object = command.owner if app is None else app
         self.command_id = command.command_id
         self.decode = BodyDecoder(command.request, limits.max_frame_bytes).decode
         self.handler = command.handler
@@ -106,32 +114,67 @@ class Router:
         self._shard = shard
         self._limits = shard.limits
         self._log = get_logger("router")
-        self._endpoints = {command.command_id: _Endpoint(command, shard.limits) for command in table}
         self.is_draining = False
         #: Requests over HTTP that are being carried out.
         self.busy = 0
-        self._authenticators = self._hooks(registry.plugins, "authenticate")
         #: Whose credentials were found good, at which revision of the directory.
         self._identities = Cache("identities")
         requests = shard.limits.requests_per_second
         self._interval_s = 1 / requests if requests else 0.0
         self._burst_s = 2.0  # the bucket holds twice a second's worth
-        self._apps = {
+        self._apps: Mapping[str, AppContext] = {
             plugin.name: AppContext(shard, plugin, registry.settings[plugin.name], caches[plugin.name])
             for plugin in registry.plugins
         }
-        self._connect_hooks = self._hooks(registry.plugins, "on_connect")
-        self._login_hooks = self._hooks(registry.plugins, "on_login")
-        self._disconnect_hooks = self._hooks(registry.plugins, "on_disconnect")
-        # In place: the contexts have the list. What one of these raises reaches the sender.
-        shard.send_hooks[:] = self._hooks(registry.plugins, "before_send")
-        self._commit_hooks = self._hooks(registry.plugins, "after_commit")
-        self._listeners = registry.listeners
+        #: The contexts that the last reload of each plugin replaced.
+        self._retired: dict[str, AppContext] = {}
+        self._endpoints = {row.command_id: _Endpoint(row, shard.limits, self._apps.get(row.owner)) for row in table}
+        self._take_hooks(registry)
         #: Loads under way, by key: everybody who needs the same waits for the same.
         self._loads: dict[object, trio.Event] = {}
         self.requests = 0
         #: (command ID, 0 for an unknown one; code) -> requests that were refused or failed.
         self.errors: Counter[tuple[int, int]] = Counter()
+
+    def _take_hooks(self, registry: Registry) -> None:
+        self._authenticators = self._hooks(registry.plugins, "authenticate")
+        self._connect_hooks = self._hooks(registry.plugins, "on_connect")
+        self._login_hooks = self._hooks(registry.plugins, "on_login")
+        self._disconnect_hooks = self._hooks(registry.plugins, "on_disconnect")
+        # In place: the contexts have the list. What one of these raises reaches the sender.
+        self._shard.send_hooks[:] = self._hooks(registry.plugins, "before_send")
+        self._commit_hooks = self._hooks(registry.plugins, "after_commit")
+        self._listeners = registry.listeners
+
+    def replace_plugin(self, registry: Registry, table: CommandTable, app: AppContext, config: Config) -> AppContext:
+        """Let what is asked from now on run in another instance of a plugin; what has begun ends in the one before.
+
+        Args:
+            registry, table: with the new instance in place of the old one.
+            app: the new instance's context.
+            config: with its settings.
+
+        Returns the old instance's context.
+        """
+        name = app.plugin.name
+        old = self._retired[name] = self._apps[name]
+        self._apps = {**self._apps, name: app}
+        for each in self._apps.values():
+            each.config = config
+        endpoints: dict[int, _Endpoint] = {}
+        for row in table:
+            known = self._endpoints.get(row.command_id)
+            if row.owner != name and known is not None:
+                endpoints[row.command_id] = known
+            else:
+                endpoint = endpoints[row.command_id] = _Endpoint(row, self._limits, self._apps.get(row.owner))
+                endpoint.requests = 0 if known is None else known.requests
+        self._endpoints = endpoints
+        self._take_hooks(registry)
+        for session in self._shard.sessions:
+            session.contexts.pop(old, None)
+            session.contexts.pop((old, "async"), None)
+        return old
 
     @staticmethod
     def _hooks(plugins: Sequence[Plugin], name: str) -> list[tuple[str, Callable[..., Any]]]:
@@ -143,10 +186,12 @@ class Router:
 
     def context(self, session: Caller, owner: str, *, is_async: bool) -> Any:
         """A plugin's context at a session, kept for the next time."""
-        key = (owner, "async") if is_async else owner
+        return self._context(session, self._apps.get(owner), owner, is_async=is_async)
+
+    def _context(self, session: Caller, app: AppContext | None, owner: str, *, is_async: bool) -> Any:
+        key = owner if app is None else (app, "async") if is_async else app
         context = session.contexts.get(key)
         if context is None:
-            app = self._apps.get(owner)
             # The connection's own commands need no more than the session.
             context = session if app is None else Context(app, session, is_async=is_async)
             session.contexts[key] = context
@@ -154,9 +199,18 @@ class Router:
 
     def route_context(self, plugin: str, caller: Caller) -> Context:
         """The context of a plugin's HTTP route."""
-        context = Context(self._apps[plugin], caller, is_async=True)
-        context.is_of_one_request = True
-        return context
+        return _context_of_request(self._apps[plugin], caller)
+
+    def retired_context(self, plugin: Plugin, caller: Caller) -> Context:
+        """The context of a route of an instance that was replaced between the request's arrival and its turn.
+
+        Raises:
+            Unavailable: it was replaced more than once since.
+        """
+        app = self._retired.get(plugin.name)
+        if app is None or app.plugin is not plugin:
+            raise Unavailable("this service was reloaded meanwhile; ask again")
+        return _context_of_request(app, caller)
 
     def requests_by_command(self) -> dict[int, int]:
         """How many requests there were of each command."""
@@ -181,9 +235,10 @@ class Router:
         if known is not None and known[0] == directory.revision and not self._is_past(known[1].expires_at_ms):
             return known[1]
         revision = directory.revision
+        apps = self._apps  # those of these authenticators, also if a plugin is reloaded meanwhile
         for owner, authenticate in self._authenticators:
             try:
-                identity: Identity | None = await authenticate(self._apps[owner], credentials)
+                identity: Identity | None = await authenticate(apps[owner], credentials)
             except ImError:
                 raise
             except Exception as exc:
@@ -327,9 +382,9 @@ class Router:
     def _run(self, session: Session, endpoint: _Endpoint, request: Any, flags: int, loads_left: int) -> None:
         """A `def` handler: inside the tick, to completion."""
         shard = self._shard
-        context = session.contexts.get(endpoint.owner)
+        context = session.contexts.get(endpoint.context_key)
         if context is None:
-            context = self.context(session, endpoint.owner, is_async=False)
+            context = self._context(session, endpoint.app, endpoint.owner, is_async=False)
         section = shard.section
         section.begin()
         try:
@@ -342,6 +397,7 @@ class Router:
             if loads_left:
                 session.park()
                 session.is_waiting_for_load = True
+                _begin(endpoint)
                 shard.start_soon(self._load_and_run, session, endpoint, request, flags, loads_left - 1, exc)
             else:
                 self._fail(session, endpoint, request.rid, flags, Unavailable("this needs more loads than allowed"))
@@ -371,6 +427,8 @@ class Router:
             failure = exc
         except Exception as exc:
             failure = self._fault(endpoint, session, exc)
+        finally:
+            _end(endpoint)
         if session.is_closed:
             return
         session.is_waiting_for_load = False
@@ -399,6 +457,7 @@ class Router:
 
     def _start(self, session: Session, endpoint: _Endpoint, request: Any, flags: int) -> None:
         session.in_flight += 1
+        _begin(endpoint)
         scope = trio.CancelScope()
         session.tasks.add(scope)
         if self._is_busy(session):
@@ -426,6 +485,7 @@ class Router:
         finally:
             session.tasks.discard(scope)
             session.in_flight -= 1
+            _end(endpoint)
         if failure is not None:
             self._fail_now(session, endpoint, request.rid, flags, failure)
             if session.gate is not None:
@@ -442,9 +502,8 @@ class Router:
 
     async def _carry_out(self, session: Caller, endpoint: _Endpoint, request: Any) -> Mapping[str, Any]:
         """Run an `async def` handler; its fields, once all that it wrote is durable."""
-        # A context of its own: what one request has written is no other one's to wait for.
-        context = Context(self._apps[endpoint.owner], session, is_async=True)
-        context.is_of_one_request = True
+        assert endpoint.app is not None, "the connection's own commands are def"
+        context = _context_of_request(endpoint.app, session)
         fields = fields_of(await endpoint.handler(context, request))
         await context.wait_durable()
         return fields
@@ -479,8 +538,10 @@ class Router:
         try:
             endpoint = self._admit(caller, command_id)
             try:
+                request = endpoint.decode(body, flags)
                 with _deadline(endpoint.timeout_s):
-                    return await self._perform(caller, endpoint, endpoint.decode(body, flags))
+                    await self.wait_for_room()
+                    return await self._perform(caller, endpoint, request)
             except ProtocolError as exc:
                 raise InvalidBody(str(exc)) from exc
             except ImError:
@@ -493,11 +554,28 @@ class Router:
         finally:
             self.busy -= 1
 
+    async def wait_for_room(self) -> None:
+        """Wait while the disk has as much before it as it may: no frame is read then, and HTTP waits, too."""
+        shard = self._shard
+        while shard.journal.is_full:
+            if shard.waiting:
+                await shard.wait_settled()
+            else:
+                await trio.sleep(_LOOK_AGAIN_S)
+
     async def _perform(self, session: Caller, endpoint: _Endpoint, request: Any) -> dict[str, Any]:
         """Run a handler for somebody who waits for its fields."""
-        if endpoint.is_async:
-            return dict(await self._carry_out(session, endpoint, request))
-        context = self.context(session, endpoint.owner, is_async=False)
+        _begin(endpoint)
+        try:
+            if endpoint.is_async:
+                return dict(await self._carry_out(session, endpoint, request))
+            return await self._perform_now(session, endpoint, request)
+        finally:
+            _end(endpoint)
+
+    async def _perform_now(self, session: Caller, endpoint: _Endpoint, request: Any) -> dict[str, Any]:
+        """A `def` handler, run again while it asks for what is not in memory."""
+        context = self._context(session, endpoint.app, endpoint.owner, is_async=False)
         section = self._shard.section
         for _ in range(_MAX_LOADS):
             section.begin()
@@ -615,6 +693,25 @@ class Router:
                 listener(self._apps[plugin.name], **fields)
             except Exception:
                 self._log.exception("listener_fault", plugin=plugin.name, bus_event=event)
+
+
+def _begin(endpoint: _Endpoint) -> None:
+    """A request of it takes longer than this tick: a reload waits for it."""
+    if endpoint.app is not None:
+        endpoint.app.activity.requests += 1
+
+
+def _end(endpoint: _Endpoint) -> None:
+    """Behind `_begin`."""
+    if endpoint.app is not None:
+        endpoint.app.activity.requests -= 1
+
+
+def _context_of_request(app: AppContext, caller: Caller) -> Context:
+    """A context of its own: what one request has written is no other one's to wait for."""
+    context = Context(app, caller, is_async=True)
+    context.is_of_one_request = True
+    return context
 
 
 def _error_frame(command_id: int, rid: int, flags: int, error: ImError) -> bytes:

@@ -25,6 +25,7 @@ from imserver.clock import Clock, SystemClock
 from imserver.commands import CommandTable
 from imserver.config import Config
 from imserver.connection import add_connection_commands
+from imserver.control import serve_control
 from imserver.conversations import Conversations
 from imserver.directory import Directory
 from imserver.doors import HttpDoors, frames_door
@@ -37,7 +38,8 @@ from imserver.journal import Journal
 from imserver.listeners import Door, Listener, bind, shown_address
 from imserver.log import get_logger
 from imserver.metrics import Metrics
-from imserver.plugin_loader import Registry, load_plugins
+from imserver.plugin_loader import Classes, Registry, load_plugins
+from imserver.reload import Reloader
 from imserver.session import LINGER_S
 from imserver.shard import Shard
 from imserver.snowflake import Snowflakes
@@ -53,15 +55,15 @@ _DRAIN_LOOK_S = 0.02
 _STALLED_S = 5.0
 
 
-def run(config: Config) -> int:
-    """Run the server until SIGTERM or SIGINT; the exit status.
+def run(config: Config, *, reread: Callable[[], Config] | None = None, watches_plugins: bool = False) -> int:
+    """Run the server until SIGTERM or SIGINT; the exit status. See `Server`.
 
     Raises:
         ConfigError: a plugin's settings are wrong (exit status 2).
         StartError: it cannot start (exit status 3).
     """
     _tune_interpreter()
-    server = Server(config)
+    server = Server(config, reread=reread, watches_plugins=watches_plugins)
     try:
         return trio.run(server.serve)
     except BaseExceptionGroup as group:
@@ -97,13 +99,29 @@ def shard_count(config: Config) -> int:
 
 
 class Server:
-    """One server. `serve` once."""
+    """One server. `serve` once.
 
-    def __init__(self, config: Config, *, clock: Clock | None = None) -> None:
+    Args:
+        plugins: classes by name that need not be found; for tests.
+        reread: reads the configuration again, for the settings of a plugin that is reloaded.
+        watches_plugins: reload plugins whose files change.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        clock: Clock | None = None,
+        plugins: Classes | None = None,
+        reread: Callable[[], Config] | None = None,
+        watches_plugins: bool = False,
+    ) -> None:
         self._config = config
         self._clock = clock or SystemClock()
+        self._reread = reread
+        self._watches_plugins = watches_plugins
         self._log = get_logger("server")
-        self._registry: Registry = load_plugins(config)
+        self._registry: Registry = load_plugins(config, plugins or {})
         self._table = CommandTable()
         add_connection_commands(self._table)
         self._table.add(self._registry.commands)
@@ -133,7 +151,7 @@ class Server:
             lock=journal.lock,
             open_batch=journal.open_batch,
         )
-        caches = {plugin.name: Cache(plugin.name) for plugin in self._registry.plugins}
+        self._caches = caches = {plugin.name: Cache(plugin.name) for plugin in self._registry.plugins}
         self.shards = [
             Shard(
                 index,
@@ -178,7 +196,11 @@ class Server:
                         await self._start_plugins(first)
                         self._listen(journal)
                         nursery.start_soon(self._fold_cursors, first)
-                        nursery.start_soon(self._reload)
+                        if stop is None:  # else it is inside another program, whose signals are not ours
+                            nursery.start_soon(self._reload)
+                            await nursery.start(serve_control, self._config.server.data_dir, self.reloader.handle)
+                        if self._watches_plugins:
+                            nursery.start_soon(self.reloader.watch)
                         self.is_ready = True
                         self._log.info(
                             "ready",
@@ -225,7 +247,18 @@ class Server:
         config = self._config
         frames = frames_door(config, self._tls)
         doors = HttpDoors(config, self.shards, lambda shard: self._app(shard, journal))
+        self.doors = doors
         self._figures.http_connections = lambda index: doors.servers[index].connections
+        self.reloader = Reloader(
+            config,
+            self.shards,
+            self.directory,
+            self._figures,
+            self._registry,
+            self._caches,
+            doors.renew,
+            self._reread,
+        )
         http = doors.door(self._tls)
         bound: list[tuple[Door, list[socket.socket]]] = []
         for door, addresses, shown in (
@@ -258,8 +291,6 @@ class Server:
 
     async def _reload(self) -> None:
         """Read the certificate again at SIGHUP."""
-        if threading.current_thread() is not threading.main_thread():
-            return  # a server inside another program, whose signals are not ours
         with trio.open_signal_receiver(signal.SIGHUP) as signals:
             async for _ in signals:
                 if self._tls is None:
@@ -307,7 +338,7 @@ class Server:
             self._log.warning("drain_timeout", drain_s=self._config.server.drain_s)
         for shard in self.shards:
             shard.post(shard.go_away)
-        for plugin in reversed(self._registry.plugins):
+        for plugin in reversed(self.reloader.registry.plugins):
             try:
                 await plugin.on_stop(first.router.app_context(plugin.name))
             except Exception:

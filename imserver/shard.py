@@ -92,7 +92,7 @@ class Shard:
         self.log = get_logger("shard").bind(shard=index)
         #: Monotonic seconds at the begin of the tick.
         self.now = clock.monotonic()
-        self.reactor = Reactor(self._begin_tick, self._end_tick, lambda: journal.is_full)
+        self.reactor = Reactor(self._begin_tick, self._end_tick, lambda: journal.is_full, self._source_fault)
         self.wheel = Wheel(self.now)
         self.section = Section(journal, conversations, index, self._hand_on)
         self.read_buffer = bytearray(READ_BYTES)
@@ -129,16 +129,28 @@ class Shard:
         assert self._nursery is not None
         self._nursery.start_soon(task, *args)
 
-    def start_plugin_task(self, log: Any, task: Callable[..., Awaitable[object]], *args: Any) -> None:
+    def start_plugin_task(self, context: AppContext, task: Callable[..., Awaitable[object]], *args: Any) -> None:
         """A plugin's background task: what it raises is logged."""
+
+        scope = trio.CancelScope()
+        tasks = context.activity.tasks
+        tasks.add(scope)
 
         async def guarded() -> None:
             try:
-                await task(*args)
+                with scope:
+                    await task(*args)
             except Exception:
-                log.exception("task_fault", task=getattr(task, "__qualname__", repr(task)))
+                context.log.exception("task_fault", task=getattr(task, "__qualname__", repr(task)))
+            finally:
+                tasks.discard(scope)
 
         self.start_soon(guarded)
+
+    def replace_plugin(self, registry: Registry, table: CommandTable, app: AppContext, config: Config) -> AppContext:
+        """See `Router.replace_plugin`; the configuration has the plugin's new settings."""
+        self.registry, self.table, self.config = registry, table, config
+        return self.router.replace_plugin(registry, table, app, config)
 
     def accept(self, session: Session) -> None:
         """A new connection, which the directory has admitted."""
@@ -146,7 +158,7 @@ class Shard:
         self.router.connected(session)
 
     def note_tls_failure(self, address: str, reason: str) -> None:
-        """A handshake failed, or what came was no TLS. One line a second says it: anybody can do this as often as they like."""
+        """A handshake failed, or what came was no TLS. One line a second says it: anybody can do this at will."""
         self._tls_failures += 1
         if self.now - self._tls_said_at >= 1.0:
             self._tls_said_at = self.now
@@ -164,6 +176,11 @@ class Shard:
         return not (self.waiting or self.dirty or self._mailbox or self.router.busy) and all(
             not session.in_flight and not session.has_output for session in list(self.sessions)
         )
+
+    @property
+    def is_settled(self) -> bool:
+        """Nothing waits for the next tick or the disk; requests may run."""
+        return not (self.waiting or self.dirty or self._mailbox)
 
     def begin_drain(self) -> None:
         """Tell all clients that the server stops; refuse what they ask from now on."""
@@ -199,7 +216,11 @@ class Shard:
         self.now = self.clock.monotonic()
         mailbox = self._mailbox
         for _ in range(len(mailbox)):
-            mailbox.popleft()()
+            call = mailbox.popleft()
+            try:
+                call()
+            except Exception:  # it must not raise; where it does, the others go on
+                self.log.exception("mailbox_fault", call=getattr(call, "__qualname__", repr(call)))
         waiting = self.waiting
         while waiting and waiting[0].state != OPEN:
             with self.journal.lock:  # another shard may be about to add to the newest one
@@ -214,6 +235,12 @@ class Shard:
             self.dirty = []
             for session in dirty:
                 session.flush()
+
+    def _source_fault(self, source: object) -> None:
+        """A source has raised, which it must not: it costs that connection, and nobody else anything."""
+        self.log.exception("source_fault", source=type(source).__name__)
+        if isinstance(source, Session):
+            source.lose()
 
     def end_of_turn(self) -> None:
         """A task has written or queued something outside of a tick."""

@@ -57,6 +57,7 @@ class TlsSocket:
     """
 
     __slots__ = (
+        "_certificate",
         "_error",
         "_has_ended",
         "_how",
@@ -78,6 +79,7 @@ class TlsSocket:
         self._ssl = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._unsent = memoryview(b"")  # ciphertext that the kernel did not take
         self._has_ended = False  # the peer said close_notify
+        self._certificate: dict[str, Any] | None = None
         self._error: OSError | None = None
         self._send_error: OSError | None = None
         self._is_shut = False  # we said close_notify
@@ -120,6 +122,8 @@ class TlsSocket:
         try:
             if not self.handshake_done:
                 self._ssl.do_handshake()
+                # Now, while there is a handshake to speak of: after a fault OpenSSL denies that it was ever done.
+                self._certificate = self._read_certificate()
                 self.handshake_done = True
             while not self._has_ended:
                 got = self._read(view[count:])
@@ -146,6 +150,12 @@ class TlsSocket:
     def _read(self, view: memoryview) -> int:
         """The plaintext of one record. (The stubs know neither this result nor that any buffer will do.)"""
         return cast(int, self._ssl.read(len(view), view))  # type: ignore[arg-type,unused-ignore]
+
+    def _read_certificate(self) -> dict[str, Any] | None:
+        try:
+            return self._ssl.getpeercert() or None
+        except ValueError as exc:  # names in it that are no text
+            raise ssl.SSLError("the client's certificate cannot be read") from exc
 
     def _flush_answers(self) -> None:
         """Send what TLS itself has to say. It must not be lost, nor may a peer that reads nothing make it grow."""
@@ -266,7 +276,7 @@ class TlsSocket:
 
     def peer_certificate(self) -> dict[str, Any] | None:
         """The client's certificate as `ssl.SSLSocket.getpeercert` shows it; None: it has shown none (or not yet)."""
-        return (self._ssl.getpeercert() or None) if self.handshake_done else None
+        return self._certificate
 
     def version(self) -> str | None:
         """ "TLSv1.3", "TLSv1.2", or None before the handshake is done."""

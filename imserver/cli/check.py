@@ -16,8 +16,8 @@ from imserver.errors import ConfigError, ImserverError
 def check(ctx: click.Context) -> None:
     """Validate the configuration, and print `ok` and the settings in effect (secrets masked).
 
-    The settings of the plugins are validated too, the secret file if there is one, and the certificate. No socket is opened, and the
-    database is not touched.
+    The settings of the plugins are validated too, the secret file if there is one, and the certificate. No socket is opened,
+    and the database is not touched.
 
     Exit status: 0, or 2 if something is wrong.
     """

@@ -14,12 +14,13 @@ from starlette.responses import Response
 from imserver.cache import Cache
 from imserver.caller import Caller
 from imserver.commands import Command, Route
-from imserver.errors import DeadlineExceeded, ImError, InvalidBody, NotAuthenticated, PermissionDenied, Unavailable
-from imserver.http.asgi import ASGIApp, Receive, Scope, Send
+from imserver.errors import DeadlineExceeded, ImError, InvalidBody, NotAuthenticated, PermissionDenied, TooLarge, Unavailable
+from imserver.http.asgi import ASGIApp, Message, Receive, Scope, Send
 from imserver.identity import Credentials
 from imserver.plugin import ANYONE
 from imserver.protocol.body import encode_json, fields_of, invalid_body
 from imserver.router import check_scope
+from imserver.session import MAX_FRAME_BEFORE_LOGIN_BYTES
 
 if TYPE_CHECKING:
     from imserver.http.resources import Resource
@@ -82,21 +83,25 @@ class _Gone(Exception):
     """The client is gone, or the server has refused its body: nobody waits for an answer."""
 
 
-async def read_body(receive: Receive) -> bytes:
-    """The whole body; the server has bounded it."""
-    message = await receive()
-    if message["type"] == "http.disconnect":
-        raise _Gone
-    body: bytes = message["body"]
-    if message["more_body"]:
-        parts = [body]
-        while message["more_body"]:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise _Gone
-            parts.append(message["body"])
-        body = b"".join(parts)
-    return body
+async def read_body(receive: Receive, max_bytes: int | None = None) -> bytes:
+    """The whole body. The server has bounded it; `max_bytes` does so further.
+
+    Raises:
+        TooLarge: it has more.
+    """
+    parts: list[bytes] = []
+    size = 0
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _Gone
+        parts.append(message["body"])
+        size += len(parts[-1])
+        if max_bytes is not None and size > max_bytes:
+            raise TooLarge(f"a request without credentials has a body of at most {max_bytes} bytes; log in first")
+        more = message["more_body"]
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 class _Bucket:
@@ -112,10 +117,13 @@ class _Bucket:
 class _HttpCaller(Caller):
     """Who asks over HTTP. All requests of one identity count against one bucket, those under way at once too."""
 
-    __slots__ = ("bucket",)
+    __slots__ = ("bucket", "credentials", "revision")
 
     def __init__(self, shard: Shard, address: str) -> None:
         self.bucket = _Bucket()
+        #: What was shown, if anything, and the directory's revision since which it is known to be good.
+        self.credentials: Credentials | None = None
+        self.revision = 0
         super().__init__(shard, address)
 
     @property
@@ -145,10 +153,11 @@ class Api:
         self._router = shard.router
         #: The rate limits of those who came by: over HTTP they are kept by identity, since connections come and go.
         self._rates = Cache("http-rates")
+        self._origins = frozenset(origin.lower() for origin in shard.config.http.allowed_origins)
 
     # ------------------------------------------------------------ who asks
 
-    async def caller_of(self, scope: Scope, headers: Headers) -> Caller:
+    async def caller_of(self, scope: Scope, headers: Headers) -> _HttpCaller:
         """Who asks; nobody, if the request shows no credentials.
 
         Raises:
@@ -163,8 +172,11 @@ class Api:
             if acting_for is not None:
                 raise NotAuthenticated("X-IM-User goes with an API key: X-API-Key")
         else:
-            credentials = _credentials(authorization, api_key, acting_for, certificate, address)
-            caller.identify(await self._router.authenticate(credentials))
+            caller.credentials = _credentials(authorization, api_key, acting_for, certificate, address)
+            if caller.credentials.certificate is not None:
+                self._check_page(headers)
+            caller.revision = self._shard.directory.revision
+            caller.identify(await self._router.authenticate(caller.credentials))
         key = _rates_key(caller)
         bucket = self._rates.get(key)
         if bucket is None:
@@ -173,6 +185,46 @@ class Api:
             caller.bucket = bucket
         return caller
 
+    def _check_page(self, headers: Headers) -> None:
+        """Whether a page from there may use the browser's certificate, which the browser shows for whoever asks.
+
+        Raises:
+            PermissionDenied: it may not.
+        """
+        origin = headers.get(b"origin")
+        if origin is None:
+            return  # no page, or one that only looks and is not let see
+        asked = origin.decode("latin-1").lower()
+        own = f"https://{headers.get(b'host', b'').decode('latin-1').lower().removesuffix(':443')}"
+        if asked not in self._origins and not ("self" in self._origins and asked.removesuffix(":443") == own):
+            raise PermissionDenied(
+                "pages of this origin may not use a client certificate; http.allowed_origins says which pages may"
+            )
+
+    async def _look_again(self, caller: _HttpCaller) -> None:
+        """The body took its time: whoever has logged out meanwhile, say, asks for nothing any more.
+
+        Raises:
+            ImError: the credentials are not good any more.
+        """
+        if caller.credentials is None:
+            return
+        directory = self._shard.directory
+        is_past = caller.expires_at_ms is not None and self._shard.clock.now_ms() >= caller.expires_at_ms
+        while is_past or caller.revision != directory.revision:
+            is_past = False
+            caller.revision = directory.revision
+            caller.identify(await self._router.authenticate(caller.credentials))
+
+    async def _body_of(self, command: Command, caller: _HttpCaller, receive: Receive) -> bytes:
+        """The body of a command's request, from somebody who may ask for it."""
+        if command.allow != ANYONE and caller.user_id is None:
+            return b""  # the router says why not, and nothing is kept for nobody
+        await self._router.wait_for_room()
+        body = await read_body(receive, MAX_FRAME_BEFORE_LOGIN_BYTES if caller.credentials is None else None)
+        await self._look_again(caller)
+        return body
+
     # ------------------------------------------------------------ commands
 
     def command(self, command: Command) -> ASGIApp:
@@ -180,7 +232,7 @@ class Api:
 
         async def carry_out(scope: Scope, receive: Receive, headers: Headers) -> Any:
             caller = await self.caller_of(scope, headers)
-            body = await read_body(receive)
+            body = await self._body_of(command, caller, receive)
             if body:
                 check_type(headers)
             if command.command_id == SEND and b"idempotency-key" in headers:
@@ -197,7 +249,7 @@ class Api:
 
         async def carry_out(scope: Scope, receive: Receive, headers: Headers) -> Any:
             caller = await self.caller_of(scope, headers)
-            body = await read_body(receive)
+            body = await self._body_of(command, caller, receive)
             fields: dict[str, Any] = {}
             if body and resource.has_body:
                 check_type(headers)
@@ -240,7 +292,14 @@ class Api:
             try:
                 scope["imserver.set_timeout"](timeout_s + _GRACE_S)
                 caller = await self.caller_of(scope, headers_of(scope))
-                response = await self._run_route(route, caller, Request(scope, receive, send), timeout_s)
+
+                async def receive_of_caller() -> Message:
+                    message = await receive()
+                    await self._look_again(caller)
+                    _check_route(route, caller)
+                    return message
+
+                response = await self._run_route(route, caller, Request(scope, receive_of_caller, send), timeout_s)
             except ImError as exc:
                 await send_error(send, exc)
             except ClientDisconnect:
@@ -273,16 +332,25 @@ class Api:
         if self._router.is_draining:
             raise Unavailable("the server is stopping; try again in a moment")
         self._router.count_request(caller)
-        if route.allow != ANYONE and caller.user_id is None and (caller.scopes is None or route.role is None):
-            raise NotAuthenticated(
-                "log in first: Authorization: Bearer <token>"
-                if caller.scopes is None
-                else "say which user this is for: the header X-IM-User"
-            )
-        if route.role is not None and route.role not in caller.roles:
-            raise PermissionDenied(f"this needs the role {route.role}")
-        if caller.scopes is not None and (route.role is None or route.role not in caller.scopes):
-            check_scope(caller.scopes, route.owner, f"{route.method} {route.path}")
+        _check_route(route, caller)
+
+
+def _check_route(route: Route, caller: Caller) -> None:
+    """Whether this caller may have it carried out.
+
+    Raises:
+        ImError: why not.
+    """
+    if route.allow != ANYONE and caller.user_id is None and (caller.scopes is None or route.role is None):
+        raise NotAuthenticated(
+            "log in first: Authorization: Bearer <token>"
+            if caller.scopes is None
+            else "say which user this is for: the header X-IM-User"
+        )
+    if route.role is not None and route.role not in caller.roles:
+        raise PermissionDenied(f"this needs the role {route.role}")
+    if caller.scopes is not None and (route.role is None or route.role not in caller.scopes):
+        check_scope(caller.scopes, route.owner, f"{route.method} {route.path}")
 
 
 # ---------------------------------------------------------------- what a request says

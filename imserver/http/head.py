@@ -28,7 +28,8 @@ _METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"O
 #: host[:port]; the characters of RFC 3986's reg-name, or an IP literal in brackets.
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _ABSOLUTE = re.compile(rb"https?://([^/?]*)(.*)", re.IGNORECASE)
-_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([^\r]*?)[ \t]*(?=\r\n)", re.IGNORECASE)
+# All of the line: what trims it by a lazy match goes through a line of spaces once for each of them.
+_LENGTH = re.compile(rb"\r\ncontent-length:([^\r]*)", re.IGNORECASE)
 _LENGTH_VALUE = re.compile(rb"[0-9]{1,18}")
 
 
@@ -159,7 +160,7 @@ def _length(data: bytes, fields: dict[bytes, bytes], version: bytes) -> int | No
         return None if is_chunked else 0
     if is_chunked:
         raise HttpError(400, "a request has Content-Length or Transfer-Encoding, not both")
-    lengths = _LENGTH.findall(data)  # h11 shows several that agree as one
+    lengths = [found.strip(b" \t") for found in _LENGTH.findall(data)]  # h11 shows several that agree as one
     if len(lengths) != 1 or not _LENGTH_VALUE.fullmatch(lengths[0]):
         raise HttpError(400, "a request has one Content-Length, of digits")
     return int(lengths[0])

@@ -71,22 +71,43 @@ def migrate(connection: apsw.Connection, owners: Mapping[str, Sequence[str]]) ->
     connection.execute("COMMIT")
 
 
+#: What an owner's scripts were, by number; and how one is noted.
+DONE = "SELECT number, checksum FROM migrations WHERE owner = ?"
+NOTE = "INSERT INTO migrations VALUES (?, ?, ?)"
+
+
 def _migrate_owner(connection: apsw.Connection, owner: str, scripts: Sequence[str]) -> None:
-    done = dict(connection.execute("SELECT number, checksum FROM migrations WHERE owner = ?", (owner,)))
+    done = dict(connection.execute(DONE, (owner,)))
+    for number, script, checksum in missing(owner, scripts, done, connection.db_filename("main")):
+        connection.execute(script)
+        connection.execute(NOTE, (owner, number, checksum))
+
+
+def missing(owner: str, scripts: Sequence[str], done: Mapping[int, str], database: object) -> list[tuple[int, str, str]]:
+    """The scripts that a database has not seen: (number, script, checksum) each.
+
+    Args:
+        done: the checksums of those that it has, by number.
+        database: its name, for messages.
+
+    Raises:
+        StartError: it was written by a newer program, or a released script was changed.
+    """
+    found = []
     newest = max(done, default=0)
     if newest > len(scripts):
         raise StartError(
-            f"the database {connection.db_filename('main')} is newer than this program: its tables of `{owner}` are at "
+            f"the database {database} is newer than this program: its tables of `{owner}` are at "
             f"migration {newest}, this version knows {len(scripts)}. Run the newer version, or restore a backup from "
             f"before the upgrade."
         )
     for number, script in enumerate(scripts, start=1):
         checksum = hashlib.sha256(script.encode()).hexdigest()[:16]
         if number not in done:
-            connection.execute(script)
-            connection.execute("INSERT INTO migrations VALUES (?, ?, ?)", (owner, number, checksum))
+            found.append((number, script, checksum))
         elif done[number] != checksum:
             raise StartError(
-                f"migration {number} of `{owner}` is not the one that {connection.db_filename('main')} was made with; a "
+                f"migration {number} of `{owner}` is not the one that {database} was made with; a "
                 f" released script must never change: add another one instead."
             )
+    return found

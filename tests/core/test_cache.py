@@ -96,3 +96,35 @@ async def test_what_is_put_during_a_load_wins():
 
     assert await cache.fetch("k", loader) == "new"
     assert cache.get("k") == "new"
+
+
+def test_twins_drop_what_the_other_changes():
+    """While a reload lets two instances run, what one drops or puts is dropped by the other; values never cross over."""
+    old, new = Cache("p"), Cache("p")
+    old.twin, new.twin = new, old
+    for one, other in ((old, new), (new, old)):
+        for change in (one.pop, lambda key, one=one: one.put(key, "fresh")):
+            other.put("k", "stale")
+            change("k")
+            assert other.get("k") is None
+    assert new.get("k") == "fresh"
+    old.twin = new.twin = None
+    new.put("k", "mine")
+    old.pop("k")
+    assert new.get("k") == "mine"
+
+
+async def test_a_load_that_a_twin_made_stale():
+    """A load that began before the other instance's change is done again."""
+    old, new = Cache("p"), Cache("p")
+    old.twin, new.twin = new, old
+    loaded = []
+
+    async def load():
+        loaded.append(len(loaded))
+        if len(loaded) == 1:
+            old.pop("k")  # a write of a request that ends in the old code
+        return loaded[-1]
+
+    assert await new.fetch("k", load) == 1
+    assert new.get("k") == 1

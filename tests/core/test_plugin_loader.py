@@ -10,7 +10,7 @@ from imserver.commands import CommandTable, commands_of
 from imserver.config import Config, Plugins
 from imserver.errors import CommandConflictError, ConfigError, PluginError
 from imserver.plugin import Plugin, command, role
-from imserver.plugin_loader import find_plugin, load_plugins
+from imserver.plugin_loader import Modules, find_plugin, find_source, load_again, load_plugins
 
 PLUGIN = """
 from imserver.plugin import Plugin, command, on_event
@@ -294,3 +294,130 @@ def test_the_registry_is_frozen(make, load):
     make("a", command_id=6001)
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         load("a").plugins = ()
+
+
+# ---------------------------------------------------------------- loading one again
+
+
+VERSIONED = """
+from imserver.plugin import Plugin, command
+
+class It(Plugin):
+    name = "again"
+    version = {version}
+
+    @command({command_id})
+    def do_it(self, ctx, request):
+        return {{}}
+"""
+
+
+@pytest.fixture
+def again(make, tmp_path):
+    """`again(version, command_id)` writes the plugin `again`; its other friend is `other`."""
+
+    def write(version, command_id=6001):
+        make("again", command_id=0, source=VERSIONED.format(version=version, command_id=command_id))
+        return Config(plugins=Plugins(enabled=("other", "again"), paths=(tmp_path,)))
+
+    make("other", command_id=6002)
+    return write
+
+
+def test_one_plugin_is_loaded_again(again):
+    """The new code is in a new instance, in the place of the old one; the others are the same instances."""
+    first = load_plugins(again(1))
+    registry = load_again(first, "again", again(2, 6003))
+    assert [plugin.name for plugin in registry.plugins] == ["other", "again"]
+    assert registry.plugins[0] is first.plugins[0]
+    assert (first.plugins[1].version, registry.plugins[1].version) == (1, 2)
+    assert [row.command_id for row in registry.commands] == [6002, 6003]
+    assert registry.commands.get(6003).handler.__self__ is registry.plugins[1]
+    assert [row.command_id for row in first.commands] == [6001, 6002]
+    assert [plugin for plugin, _ in registry.listeners["thing"]] == [first.plugins[0]]
+
+
+@pytest.mark.parametrize(
+    ("source", "error"),
+    [
+        ("class It(:", PluginError),
+        ("x = 1", PluginError),
+        (VERSIONED.format(version=2, command_id=6002), CommandConflictError),
+        (VERSIONED.format(version=2, command_id=999), PluginError),
+        (VERSIONED.format(version=2, command_id=6001) + "\n    requires = ['nobody']\n", PluginError),
+    ],
+)
+def test_what_cannot_be_loaded_leaves_no_trace(again, make, source, error):
+    """The modules of the process are those of the old instance, also where the new module was imported already."""
+    config = again(1)
+    registry = load_plugins(config)
+    module = sys.modules["imserver_plugin_again"]
+    finders = list(sys.meta_path)
+    make("again", command_id=0, source=source)
+    with pytest.raises(error):
+        load_again(registry, "again", config)
+    assert sys.modules["imserver_plugin_again"] is module
+    assert sys.meta_path == finders
+
+
+def test_going_back(again, tmp_path):
+    """What was imported anew and is not wanted after all goes away again."""
+    config = again(1)
+    registry = load_plugins(config)
+    modules = Modules.of(find_source("again", (tmp_path,)))
+    old = sys.modules["imserver_plugin_again"]
+    load_again(registry, "again", again(2))
+    assert sys.modules["imserver_plugin_again"] is not old
+    modules.restore()
+    assert sys.modules["imserver_plugin_again"] is old
+
+
+def test_an_installed_plugin_is_loaded_again(tmp_path, monkeypatch):
+    """One of an entry point, in a package inside of another one; the outer package stays as it is."""
+    inner = tmp_path / "acme" / "dice"
+    inner.mkdir(parents=True)
+    (tmp_path / "acme" / "__init__.py").write_text("")
+    (inner / "__init__.py").write_text("from acme.dice.code import Dice\n")
+    code = "from imserver.plugin import Plugin\nclass Dice(Plugin):\n    name = 'acme_dice'\n    version = {}\n"
+    (inner / "code.py").write_text(code.format(1))
+    metadata = tmp_path / "acme-1.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 1\n")
+    (metadata / "entry_points.txt").write_text("[imserver.plugins]\nacme_dice = acme.dice:Dice\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    try:
+        config = Config(plugins=Plugins(enabled=("acme_dice",)))
+        registry = load_plugins(config)
+        outer = sys.modules["acme"]
+        assert find_source("acme_dice", ()).files == [inner / "__init__.py", inner / "code.py"]
+        (inner / "code.py").write_text(code.format(2))
+        assert load_again(registry, "acme_dice", config).plugins[0].version == 2
+        assert sys.modules["acme"] is outer
+        assert outer.dice is sys.modules["acme.dice"]
+        new = sys.modules["acme.dice"]
+        (inner / "code.py").write_text("nonsense here")
+        with pytest.raises(PluginError, match="cannot be loaded"):
+            load_again(registry, "acme_dice", config)
+        assert sys.modules["acme.dice"] is new
+        assert outer.dice is new
+    finally:
+        for name in [name for name in sys.modules if name == "acme" or name.startswith("acme.")]:
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize(("name", "said"), [("user", "restart"), ("no_such", "no longer")])
+def test_what_has_no_source_to_load_again(name, said):
+    """The server's own plugins, and those that are not there."""
+    with pytest.raises(PluginError, match=said):
+        find_source(name, ())
+
+
+def test_classes_that_are_given(make, load, tmp_path):
+    """A class by name goes before what could be found under it."""
+    make("a", command_id=6001)
+
+    class A(Plugin):
+        name = "a"
+
+    config = Config(plugins=Plugins(enabled=("a",), paths=(tmp_path,)))
+    assert type(load_plugins(config, {"a": A}).plugins[0]) is A

@@ -186,7 +186,7 @@ class Shard:
         self.now = 1000.0
         self.wheel = Wheel(self.now)
         self.ticks = 0
-        self.reactor = Reactor(self._begin, lambda: None, lambda: False)
+        self.reactor = Reactor(self._begin, lambda: None, lambda: False, lambda source: None)
 
     def _begin(self):
         self.ticks += 1

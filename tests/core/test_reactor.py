@@ -17,7 +17,8 @@ class Counted:
         self.ticks = 0
         self.is_paused = False
         self.on_tick = None
-        self.reactor = Reactor(self._begin, lambda: None, lambda: self.is_paused)
+        self.faults = []
+        self.reactor = Reactor(self._begin, lambda: None, lambda: self.is_paused, self.faults.append)
 
     def _begin(self):
         self.ticks += 1
@@ -175,3 +176,37 @@ async def test_a_closed_socket_gets_no_event(counted):
     for left, right in pairs:
         left.close()
         right.close()
+
+
+async def test_a_source_that_raises_costs_nobody_else(counted):
+    """Its fault is reported, and the others are served in the same tick and in later ones."""
+    pairs = [socket.socketpair() for _ in range(3)]
+    got = []
+
+    class Source:
+        def __init__(self, sock):
+            self.socket = sock
+
+        def ready(self, events):
+            data = self.socket.recv(10)
+            if data == b"bad":
+                raise RuntimeError("a fault of ours")
+            got.append(data)
+
+    sources = [Source(sock) for sock, _ in pairs]
+    for source in sources:
+        counted.reactor.add(source.socket.fileno(), source, READ)
+    for (_, client), data in zip(pairs, (b"one", b"bad", b"two"), strict=True):
+        client.send(data)
+    with trio.fail_after(10):
+        while len(got) < 2 or not counted.faults:  # noqa: ASYNC110
+            await trio.sleep(0.001)
+    assert (sorted(got), counted.faults) == ([b"one", b"two"], [sources[1]])
+    pairs[0][1].send(b"more")
+    with trio.fail_after(10):
+        while b"more" not in got:  # noqa: ASYNC110
+            await trio.sleep(0.001)
+    for source, (sock, client) in zip(sources, pairs, strict=True):
+        counted.reactor.remove(source.socket.fileno())
+        sock.close()
+        client.close()

@@ -15,6 +15,7 @@ HEADS = {
     # Where does it end? (what follows is a request only to one of two parsers)
     "cl-te": POST + b"Content-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nG",
     "te-cl": POST + b"Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n1\r\nZ\r\n0\r\n\r\n",
+    "cl-spaces": POST + b"Content-Length: 1," + b" " * 15_000 + b"1\r\n\r\nG",  # a second of a lazy match
     "cl-0-te": POST + b"Content-Length: 0\r\nTransfer-Encoding: chunked\r\n\r\n" + INNER,
     "te-te": POST + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n",
     "te-twice": POST + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
