@@ -71,4 +71,3 @@ class AdminPlugin(Plugin):
 
 def _ms(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds * 1000, 3)
-

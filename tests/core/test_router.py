@@ -889,7 +889,7 @@ def test_im_errors_have_the_codes_of_the_protocol():
 
 
 async def test_the_server_finds_out_that_the_disk_is_well(tmp_path):
-    """After a failed commit the next fold of cursors writes, though no client does; without a failure there is nothing to do."""
+    """After a failed commit the next fold of cursors writes, though no client does; without one there is nothing to do."""
     async with running(tmp_path, Handlers()) as rig:
         alice = await rig.login("alice")
         await alice.ok(SAY, to="bob")
