@@ -274,6 +274,7 @@ class Conversations:
         Args:
             undo_from, params_from: how long `batch.undo` and `batch.message_params` were when it began to write.
         """
+        moved: dict[tuple[int, str], Member] = {}
         while len(batch.undo) > undo_from:
             conversation, member, read_seq, key, is_silent, is_first = batch.undo.pop()
             if member is not None:
@@ -281,8 +282,7 @@ class Conversations:
             if key is None:
                 assert member is not None
                 assert conversation.number is not None
-                # An earlier move in this batch may have been overwritten: write the old place again.
-                batch.cursors[conversation.number, member.user_id] = (read_seq, self._snowflakes.next())
+                moved[conversation.number, member.user_id] = member
                 continue
             if is_silent:
                 conversation.silent_seqs.remove(conversation.last_seq)
@@ -294,6 +294,10 @@ class Conversations:
                 batch.opened.pop()  # newest first, as here
                 conversation.number = None
         del batch.message_params[params_from:]
+        for cursor, member in moved.items():
+            # An earlier move in this batch may have been overwritten: write the place again where the handler found it.
+            # Not what it was before the last move: that may be a message of the handler's own, which is no more.
+            batch.cursors[cursor] = (member.read_seq, self._snowflakes.next())
 
     def forget(self, batches: Iterable[Batch]) -> None:
         """Drop what failed batches touched. Hold the lock: no append comes between the failure and this."""
