@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import trio
 
 from imserver.config import as_plain
-from imserver.errors import Conflict, InternalError, StorageUnavailable
+from imserver.conversation import Draft
+from imserver.errors import Conflict, ImError, InternalError, NotLoaded, StorageUnavailable, Unavailable
 from imserver.journal import FAILED, OPEN, Batch, Write, write_result
 from imserver.protocol.message import Message
 from imserver.snowflake import sent_at_ms
@@ -20,16 +22,20 @@ if TYPE_CHECKING:
     from imserver.caller import Caller
     from imserver.clock import Clock
     from imserver.config import Config
-    from imserver.conversation import Conversation, Draft, Member, Stored
+    from imserver.conversation import Conversation, Member, OpenMessage, Stored
     from imserver.directory import Directory
     from imserver.figures import Figures
+    from imserver.message_changes import MessageLoader
     from imserver.plugin import Plugin
     from imserver.session import Session
     from imserver.shard import Shard
     from imserver.storage.database import Query, Row
-    from imserver.storage.messages import History, Missed, SyncRow
+    from imserver.storage.messages import History, Missed, Over, SyncRow
 
 T = TypeVar("T")
+
+#: How often what `transact` runs may ask for something else that is not in memory before it is given up.
+_MAX_LOADS = 8
 
 
 class Pending(Awaitable[Any]):
@@ -87,6 +93,18 @@ class PluginDatabase:
         return Pending(write, is_single=False)
 
 
+def _in_section(shard: Shard, context: AppContext, write: Callable[[], T]) -> T:
+    """Write in the handler's critical section, or outside of one in one of its own."""
+    section = shard.section
+    section.enter()
+    try:
+        result = write()
+    finally:
+        section.leave()
+    context.has_written()
+    return result
+
+
 class MessagesApi:
     """Appending and reading messages."""
 
@@ -95,29 +113,152 @@ class MessagesApi:
         self._context = context
         self._section = shard.section
         self._append = shard.conversations.append
+        self._find_duplicate = shard.conversations.find_duplicate
         self._send_hooks = context.send_hooks
+        self._changes = shard.conversations.message_changes
 
     def append(self, conversation: Conversation, draft: Draft) -> Stored:
         """Store a message: its place in the order is fixed now, its commit follows. Runs the `before_send` hooks.
 
-        Returns what it was stored as; `message` is None if this `client_id` had stored it before.
+        Returns what it was stored as; `message` is None if this `client_id` had stored it before, whatever a hook says now.
 
         Raises:
             Conflict: the `client_id` was used for another content.
             ImError: a hook refused it.
             NotLoaded: something is not in memory; let it pass.
         """
-        for plugin, hook in self._send_hooks:
-            hook(self._context.of(plugin), draft)
+        try:
+            for plugin, hook in self._send_hooks:
+                hook(self._context.of(plugin), draft)
+        except NotLoaded:
+            raise
+        except ImError:
+            # Blocked or muted since it was stored: who sends it again, as its answer was lost, gets that answer.
+            known = self._find_duplicate(conversation, draft)
+            if known is None:
+                raise
+            return known
         section = self._section
         section.enter()
         try:
             stored = self._append(conversation, draft, self._shard.index)
         finally:
             section.leave()
-        if not section.in_handler:
+        if not section.in_handler or self._context._is_async:
             self._context.has_written()
         return stored
+
+    def append_system(self, conversation: Conversation, body: Any) -> Stored:
+        """Store a message of the server itself: type "system", `from` empty, in nobody's unread. No hook sees it."""
+        client_id = f"{self._shard.next_snowflake():016x}"
+        draft = Draft(conversation.conversation_id, "", client_id, "system", body)
+        return self._write(lambda: self._append(conversation, draft, self._shard.index))
+
+    def _write(self, write: Callable[[], T]) -> T:
+        return _in_section(self._shard, self._context, write)
+
+    # ------------------------------------------------------------ changes of stored messages
+
+    def require(self, conversation: Conversation, seq: int) -> Message | None:
+        """A stored message as it is at this place in the order; None: there is none, or its time is over.
+
+        Raises:
+            NotLoaded: it is not in memory; let it pass.
+        """
+        return self._changes.require(conversation, seq, self._loader(conversation))
+
+    def recall(self, conversation: Conversation, seq: int) -> Message | None:
+        """Take a message's content away for everybody, and it out of every unread count.
+
+        Returns its new state; None: it was recalled before, and nothing has happened.
+
+        Raises:
+            NotFound: there is no such message.
+            NotLoaded: it is not in memory; let it pass.
+        """
+        load = self._loader(conversation)
+        return self._write(lambda: self._changes.recall(conversation, seq, load))
+
+    def edit(self, conversation: Conversation, seq: int, body: Any) -> Message | None:
+        """Give a message another body. Runs the `before_send` hooks, as if it were sent now.
+
+        Returns its new state; None: an edit has given it this body before, and nothing has happened.
+
+        Raises:
+            Conflict: it was recalled.
+            NotFound: there is no such message.
+            ImError: a hook refused it.
+            NotLoaded: it is not in memory; let it pass.
+        """
+        load = self._loader(conversation)
+        message = self._changes.require(conversation, seq, load)
+        if message is not None:
+            draft = Draft(
+                conversation.conversation_id, message.sender, message.client_id, message.type, body,
+                message.reply_to, message.mentions,
+            )  # fmt: skip
+            for plugin, hook in self._send_hooks:
+                hook(self._context.of(plugin), draft)
+            body = draft.body
+        return self._write(lambda: self._changes.edit(conversation, seq, body, load))
+
+    def react(
+        self, conversation: Conversation, seq: int, user_id: str, emoji: str, *, remove: bool = False
+    ) -> Message | None:
+        """Add a user's reaction to a message, or take it back.
+
+        Returns its new state; None: it is so already, and nothing has happened.
+
+        Raises:
+            TooLarge: see the bounds in `imserver.message_changes`.
+            Conflict: it was recalled.
+            NotFound: there is no such message.
+            NotLoaded: it is not in memory; let it pass.
+        """
+        load = self._loader(conversation)
+        return self._write(lambda: self._changes.react(conversation, seq, user_id, emoji, load, remove=remove))
+
+    def _loader(self, conversation: Conversation) -> MessageLoader:
+        async def load(number: int, seq: int) -> OpenMessage | None:
+            await self._shard.wait_settled()  # its row may be on its way
+            return await self._shard.store.open_message(conversation.conversation_id, number, seq)
+
+        return load
+
+    async def delete_expired(self, limit: int) -> int:
+        """Delete the contents of messages whose time is over, one small step; returns of how many. For background tasks."""
+        return await self._delete(await self._shard.store.expired(limit))
+
+    async def delete_older(self, kind: str, before_ms: int, limit: int, after_id: int = 0) -> tuple[int, int | None]:
+        """Delete the contents of messages from before a time, one small step. For background tasks.
+
+        Args:
+            kind: of their conversations: "direct" or "group".
+            before_ms: milliseconds since the Unix epoch.
+            limit: how many messages are looked at.
+            after_id: what the step before has returned.
+
+        Returns:
+            Of how many, and the `after_id` of the next step; None: that was all.
+        """
+        over, next_id = await self._shard.store.aged(kind, before_ms, after_id, limit)
+        return await self._delete(over), next_id
+
+    async def _delete(self, over: list[Over]) -> int:
+        by_conversation: dict[str, list[Over]] = {}
+        for one in over:
+            by_conversation.setdefault(one.conversation_id, []).append(one)
+        for conversation_id, ones in by_conversation.items():
+            await self._context.conversations.transact(partial(self._delete_in, conversation_id, ones))
+        return len(over)
+
+    def _delete_in(self, conversation_id: str, over: list[Over], ctx: AppContext) -> None:
+        conversation = ctx.conversations.require(conversation_id)
+        if conversation is not None:
+            seqs, states = [one.seq for one in over], [one.state for one in over]
+            self._write(lambda: self._changes.delete(conversation, seqs, states))
+
+    # ------------------------------------------------------------ reading
 
     def check(self, draft: Draft) -> None:
         """Run the `before_send` hooks alone: for what is no message (typing), or to load together what several need.
@@ -177,6 +318,7 @@ class ConversationsApi:
         self._shard = shard
         self._context = context
         self.require = shard.conversations.require
+        self._membership = shard.conversations.membership
 
     async def fetch(self, conversation_id: str) -> Conversation | None:
         """The conversation, or None if there is none. For `async def` handlers: look, do not keep it over an await."""
@@ -184,9 +326,128 @@ class ConversationsApi:
             await self._shard.conversations.load(conversation_id)
         return found if found.number is not None or found.members else None
 
+    async def transact(self, handler: Callable[[Any], T]) -> T:
+        """Run `handler(ctx)` as a `def` handler: one critical section, again after each load, whole or not at all.
+
+        For `async def` handlers and background tasks: what it reads is memory, what it writes lies in one commit. Returns
+        what it returned, once that is durable.
+
+        Raises:
+            ImError: of the handler; nothing of it remains.
+            StorageUnavailable: it could not be stored; nothing was.
+        """
+        shard, context = self._shard, self._context
+        inner = context
+        if isinstance(context, Context):
+            inner = Context(context, context.session, is_async=False)
+        for _ in range(_MAX_LOADS):
+            shard.section.begin()
+            try:
+                result = handler(inner)
+            except NotLoaded as exc:
+                shard.section.abandon()
+                wanted = exc
+            except BaseException:
+                shard.section.abandon()
+                raise
+            else:
+                writes = shard.section.seal()
+                shard.section.release()
+                shard.end_of_turn()
+                await shard.wait_durable()
+                for write in writes or ():
+                    write_result(write)
+                return result
+            await wanted.loader()
+        raise Unavailable("this needs more loads than allowed")
+
     def open_direct(self, conversation_id: str, user_ids: Iterable[str]) -> Conversation:
         """Begin a direct conversation between users that exist; its first message creates it."""
         return self._shard.conversations.open_direct(conversation_id, user_ids)
+
+    # ------------------------------------------------------------ members
+
+    def open_group(self, conversation_id: str, user_ids: Iterable[str]) -> Conversation:
+        """Begin a group conversation with these members, who exist. Its id is used once for ever.
+
+        Raises:
+            Conflict: there is, or was, one of this id.
+            NotLoaded: let it pass.
+        """
+        return self._write(lambda: self._membership.open_group(conversation_id, user_ids))
+
+    def add_members(self, conversation: Conversation, user_ids: Iterable[str], *, history: str = "joined") -> list[str]:
+        """Users, who exist, belong to a conversation from this place in the order on; returns those who are new.
+
+        Args:
+            history: "joined": they see what comes from here on; "all": everything. Unread counts from here on.
+        """
+        if history not in ("joined", "all"):
+            raise InternalError(f"history is joined or all, not {history!r}")
+        sees_all = history == "all"
+        return self._write(lambda: self._membership.add(conversation, user_ids, sees_all=sees_all))
+
+    def remove_members(self, conversation: Conversation, user_ids: Iterable[str]) -> list[str]:
+        """End memberships at this place in the order: from here on they get nothing and may do nothing. Returns whose.
+
+        Their devices learn of it by SYNC with a cursor (`SyncRow.is_left`).
+        """
+        return self._write(lambda: self._membership.remove(conversation, user_ids))
+
+    def hide(self, conversation: Conversation, member: Member) -> None:
+        """Take a conversation and its past from a member's sight alone; it comes back with the next message."""
+        self._write(lambda: self._membership.hide(conversation, member))
+
+    def set_settings(
+        self, conversation: Conversation, member: Member, *, muted: bool | None = None, pinned: bool | None = None
+    ) -> None:
+        """Change a member's settings of a conversation; None: as it is. `member.muted`, `member.pinned` are what it is."""
+        self._write(lambda: self._membership.set(conversation, member, muted=muted, pinned=pinned))
+
+    def readers(self, conversation: Conversation, seq: int, sender: str) -> tuple[list[str], int]:
+        """Who has read up to a message, and how many have not; its sender and who came later are left out."""
+        return conversation.readers(seq, sender)
+
+    # ------------------------------------------------------------ what a plugin keeps at a conversation
+
+    def fact(self, conversation: Conversation, load: Callable[[], Awaitable[Any]]) -> Any:
+        """This plugin's own value at a conversation: from committed data at first, then as `set_fact` has it.
+
+        Args:
+            load: gives it, when it is not in memory.
+
+        Raises:
+            NotLoaded: that has to be; let it pass.
+        """
+        plugin = self._context.plugin.name
+        facts = conversation.facts
+        if facts is None or plugin not in facts:
+            raise NotLoaded(
+                lambda: self._load_fact(conversation, plugin, load), ("fact", plugin, conversation.conversation_id)
+            )
+        return facts[plugin]
+
+    async def _load_fact(self, conversation: Conversation, plugin: str, load: Callable[[], Awaitable[Any]]) -> None:
+        # What was set before the conversation came into memory is committed; what is set from now on is there.
+        value = await load()
+        with self._shard.conversations.lock:
+            if conversation.is_alive:
+                if conversation.facts is None:
+                    conversation.facts = {}
+                conversation.facts.setdefault(plugin, value)
+
+    def set_fact(self, conversation: Conversation, value: object) -> None:
+        """Replace this plugin's value at a conversation; the caller writes its own table beside it.
+
+        It is undone with the handler, and forgotten with a commit that fails. It must not be changed later.
+        """
+        plugin = self._context.plugin.name
+        self._write(lambda: self._membership.set_fact(conversation, plugin, value))
+
+    def _write(self, write: Callable[[], T]) -> T:
+        return _in_section(self._shard, self._context, write)
+
+    # ------------------------------------------------------------ cursors and reading
 
     def mark_read(self, conversation: Conversation, member: Member, seq: int) -> bool:
         """Move a member's read cursor forward; returns whether it moved. The answer waits for the commit."""
@@ -333,6 +594,7 @@ class AppContext:
     def emit(self, event: str, **fields: Any) -> None:
         """Tell the listeners of an event (`@on_event`), at once."""
         self._shard.router.emit(self._shard, event, fields)
+        self.has_written()  # what a listener wrote is in the same commit
 
     def start_soon(self, task: Callable[..., Awaitable[object]], *args: Any) -> None:
         """Start a background task; it ends with the server. What it raises is logged and ends that task alone."""

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from hashlib import blake2b
 from typing import Any
 
 import msgspec
@@ -21,6 +22,7 @@ DIRECT, GROUP = "direct", "group"
 KEY_LIFE_MS = 24 * 3600 * 1000
 
 #: How many values a message's row has, and how they are written: see `Conversations.append` and the table `messages`.
+MESSAGE_COLUMN_NAMES = "id, conversation, seq, rev, silent, sender, client_id, type, body, expires_at, extra"
 MESSAGE_COLUMNS = 11
 
 
@@ -73,20 +75,56 @@ def remembered(sender: str, client_id: str, message_type: str, body: bytes, seq:
     return (snowflake << _HASH_BITS | proof) << _SEQ_BITS | seq
 
 
+def proof_of(message_type: str, body: bytes) -> int:
+    """What is kept on disk of a message's first content when it is changed: whether a retry of it says the same.
+
+    Unlike that in `remembered` it is good in every process, and costs more.
+    """
+    return int.from_bytes(blake2b(b"%b\0%b" % (message_type.encode(), body), digest_size=8).digest(), "big")
+
+
+def remembered_changed(proof: int, seq: int, snowflake: int) -> int:
+    """The value of an idempotency key whose message was changed since: negative."""
+    return -((snowflake << _HASH_BITS | proof) << _SEQ_BITS | seq)
+
+
+def is_same_content(value: int, sender: str, client_id: str, message_type: str, body: bytes) -> bool:
+    """Whether what is remembered under an idempotency key came with this content."""
+    seq, snowflake = place_of(value)
+    if value < 0:
+        return value == remembered_changed(proof_of(message_type, body), seq, snowflake)
+    return value == remembered(sender, client_id, message_type, body, seq, snowflake)
+
+
 def place_of(value: int) -> tuple[int, int]:
     """The `seq` and the Snowflake in the value of an idempotency key."""
+    value = abs(value)
     return value & _SEQ_MASK, value >> (_SEQ_BITS + _HASH_BITS)
 
 
 class Member:
     """One user's part in a conversation."""
 
-    __slots__ = ("hidden_seq", "is_dirty", "joined_seq", "read_seq", "user_id")
+    __slots__ = ("entered_seq", "hidden_seq", "is_dirty", "joined_seq", "muted", "pinned", "read_seq", "user_id")
 
-    def __init__(self, user_id: str, joined_seq: int = 0, read_seq: int = 0, hidden_seq: int = 0) -> None:
+    def __init__(
+        self,
+        user_id: str,
+        joined_seq: int = 0,
+        read_seq: int = 0,
+        hidden_seq: int = 0,
+        entered_seq: int = 0,
+        muted: int = 0,
+        pinned: int = 0,
+    ) -> None:
         self.user_id = user_id
         #: The member sees what comes after this; unread counts from here at the earliest.
         self.joined_seq = joined_seq
+        #: The newest message when the member came. It is `joined_seq`, or that is 0: who came sees what was before.
+        self.entered_seq = entered_seq
+        #: The member's settings of this conversation.
+        self.muted = bool(muted)
+        self.pinned = bool(pinned)
         #: Read up to here. One's own message moves it at once; on disk that follows in steps (`dirty_cursors`).
         self.read_seq = read_seq
         #: The past up to here was deleted for this member alone.
@@ -109,6 +147,7 @@ class Conversation:
         "_older_keys",
         "conversation_id",
         "dirty_members",
+        "facts",
         "is_alive",
         "is_recent",
         "kind",
@@ -117,6 +156,7 @@ class Conversation:
         "members",
         "newest_batch",
         "number",
+        "open_seqs",
         "recipients",
         "silent_seqs",
     )
@@ -141,6 +181,10 @@ class Conversation:
         self.is_recent = True  # used since the eviction hand last passed
         self.newest_batch: Batch | None = None
         self.dirty_members = 0  # members whose `read_seq` is ahead of the table
+        #: What plugins keep at it, by plugin; None: nothing yet.
+        self.facts: dict[str, Any] | None = None
+        #: The messages of it that are in memory, to be changed; None: there never were any.
+        self.open_seqs: set[int] | None = None
 
     def unread(self, member: Member) -> int:
         """How many messages this member has not read (wire protocol, section 4, "Unread").
@@ -150,6 +194,20 @@ class Conversation:
         start = max(member.read_seq, member.first_visible)
         silent = len(self.silent_seqs) - bisect_right(self.silent_seqs, start)
         return max(0, self.last_seq - start - silent)
+
+    def set_members(self, members: dict[str, Member]) -> None:
+        """Others belong to it from here on. The mapping is replaced, never changed: whoever undoes that puts it back."""
+        self.members = members
+        self.recipients = tuple(members)
+
+    def readers(self, seq: int, sender: str) -> tuple[list[str], int]:
+        """Who has read up to this message, its sender left out, and how many have not.
+
+        Who came later counts in neither.
+        """
+        asked = [member for member in self.members.values() if member.entered_seq < seq and member.user_id != sender]
+        read = [member.user_id for member in asked if member.read_seq >= seq]
+        return read, len(asked) - len(read)
 
     @property
     def key_count(self) -> int:
@@ -186,8 +244,9 @@ class Conversation:
 
 #: One append or cursor move of the open batch, to take back if its handler fails: the conversation, the member and its
 #: `read_seq` before, the idempotency key of the appended message (None: only a cursor moved), whether it is silent, and
-#: whether it created the conversation. A plain tuple, as one is made for every message.
-Undo = tuple[Conversation, "Member | None", int, "int | None", bool, bool]
+#: whether it created the conversation. A plain tuple, as one is made for every message. Of any other change: the
+#: conversation and what takes it back.
+Undo = tuple[Conversation, "Member | None", int, "int | None", bool, bool] | tuple[Conversation, Callable[[], None]]
 
 
 def read_extra(extra: bytes | None) -> tuple[int | None, list[str] | None]:
@@ -196,3 +255,44 @@ def read_extra(extra: bytes | None) -> tuple[int | None, list[str] | None]:
         return None, None
     fields = decode_msgpack(extra)
     return fields["r"], fields["m"]
+
+
+class State(msgspec.Struct, omit_defaults=True, array_like=True):
+    """What a message's row has in its column `state` once it was changed; on disk as a MessagePack array."""
+
+    #: Of the first content: see `proof_of`. None: too old to be sent again.
+    proof: int | None = None
+    edited_at: int | None = None
+    recalled: bool = False
+    #: By emoji, in the order in which they came.
+    reactions: dict[str, list[str]] = {}
+
+
+_encode_state = msgspec.msgpack.Encoder().encode
+_decode_state = msgspec.msgpack.Decoder(State).decode
+
+
+def read_state(state: bytes) -> State:
+    """The column `state` of the row of a message that was changed."""
+    return _decode_state(state)
+
+
+def write_state(state: State) -> bytes:
+    """What `read_state` reads."""
+    return _encode_state(state)
+
+
+class OpenMessage(msgspec.Struct):
+    """A message in memory, as it is at this place in the order: the only way to change it.
+
+    The message itself is replaced by each change, never changed: it may be on its way in a push.
+    """
+
+    message: Message
+    #: With its proof, also where the row has no state yet.
+    state: State
+    #: The row's: nobody's unread counts it.
+    is_silent: bool
+    body_bytes: int
+    #: With the newest change in it; None: none since it came into memory.
+    newest_batch: Batch | None = None

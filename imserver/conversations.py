@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import insort
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,12 +26,15 @@ from imserver.conversation import (
     Draft,
     Member,
     Stored,
+    is_same_content,
     place_of,
     remembered,
 )
-from imserver.errors import Conflict, NotLoaded
-from imserver.journal import DURABLE, Batch
+from imserver.errors import Conflict, NotLoaded, PermissionDenied
+from imserver.journal import DURABLE, Batch, Write
 from imserver.log import get_logger
+from imserver.membership import Membership
+from imserver.message_changes import MessageChanges
 from imserver.protocol.body import encode_msgpack
 from imserver.protocol.message import Message
 from imserver.snowflake import Snowflakes, first_at, sent_at_ms
@@ -57,8 +60,9 @@ class LoadedConversation(NamedTuple):
     kind: str
     last_seq: int
     last_rev: int
-    #: (user_id, joined_seq, read_seq, hidden_seq)
-    members: list[tuple[str, int, int, int]]
+    #: The arguments of `Member`
+    members: Sequence[tuple[Any, ...]]
+    #: Those that somebody's unread does not count
     silent_seqs: list[int]
     #: What `idempotency_key` makes of each message that is younger than the life of a key, oldest first
     recent: list[tuple[int, int]]
@@ -85,7 +89,8 @@ class Conversations:
         lock: AbstractContextManager[Any],
         open_batch: Callable[[], Batch],
     ) -> None:
-        self._lock = lock
+        #: The journal's.
+        self.lock = lock
         self._by_id: dict[str, Conversation] = {}
         self._snowflakes = snowflakes
         self._clock = clock
@@ -99,6 +104,8 @@ class Conversations:
         self._log = get_logger("conversations")
         self._said_at_ms = 0
         self._must_refold = True  # after a crash the table may be behind, too
+        self.membership = Membership(self)
+        self.message_changes = MessageChanges(self, clock)
 
     # ------------------------------------------------------------ look-up
 
@@ -108,6 +115,10 @@ class Conversations:
         if conversation is not None:
             conversation.is_recent = True
         return conversation
+
+    def peek(self, conversation_id: str) -> Conversation | None:
+        """As `get`, without keeping it in memory for that."""
+        return self._by_id.get(conversation_id)
 
     def require(self, conversation_id: str) -> Conversation | None:
         """The conversation, or None where the store has none either.
@@ -127,7 +138,7 @@ class Conversations:
             evictions = self._evictions
             since_ms = self._clock.now_ms() - KEY_LIFE_MS
             loaded = await self._load(conversation_id, first_at(since_ms))
-            with self._lock:
+            with self.lock:
                 # It may have been in memory, changed and evicted while we read: then read again.
                 if evictions == self._evictions and conversation_id not in self._by_id:
                     self._evict()  # before: else, where all others are pinned, it would be the one to go
@@ -135,7 +146,7 @@ class Conversations:
 
     def open_direct(self, conversation_id: str, user_ids: Iterable[str]) -> Conversation:
         """Begin a direct conversation in memory; its first message writes it. The caller has checked the users."""
-        with self._lock:
+        with self.lock:
             conversation = self._by_id.get(conversation_id)
             if conversation is None:
                 # Evicted since the handler looked: the store may know it by now.
@@ -170,23 +181,27 @@ class Conversations:
 
         Raises:
             Conflict: the `client_id` was used for another content (409 `idempotency_conflict`).
+            PermissionDenied: the sender is not the server itself ("") and no member at this place in the order.
             NotLoaded: the conversation was forgotten since the handler looked it up.
         """
-        self._require_alive(conversation)
+        self.require_alive(conversation)
         conversation_id = conversation.conversation_id
         _, sender, client_id, message_type, content, reply_to, mentions, expires_in_ms = astuple(draft)
         body = encode_msgpack(content)
         key = hash((sender, client_id))
         known = conversation.find_key(key)
         if known is not None:
-            seq, snowflake = place_of(known)
-            if known != remembered(sender, client_id, message_type, body, seq, snowflake):
+            if not is_same_content(known, sender, client_id, message_type, body):
                 raise Conflict(
                     "this client_id was used for a message with another body or type; choose a new one",
                     error="idempotency_conflict",
                     field="client_id",
                 )
-            return Stored(conversation_id, seq, f"{snowflake:016x}", sent_at_ms(snowflake), None)
+            return _as_before(conversation_id, known)
+
+        member = conversation.members.get(sender)
+        if member is None and sender:
+            raise PermissionDenied("you are not part of this conversation")  # since the handler looked
 
         # All that can raise comes before the first change.
         snowflake = self._snowflakes.next()
@@ -196,7 +211,7 @@ class Conversations:
         batch = self._open_batch()
         is_first = conversation.number is None
         if is_first:
-            self._create(conversation, batch, snowflake)
+            self.create(conversation, snowflake)
         seq = conversation.last_seq = conversation.last_seq + 1
         rev = conversation.last_rev = conversation.last_rev + 1
         conversation.newest_batch = batch
@@ -209,7 +224,6 @@ class Conversations:
             self._make_room(conversation)
 
         read_seq = 0
-        member = conversation.members.get(sender)
         if member is not None:
             read_seq = member.read_seq
             member.read_seq = seq
@@ -233,9 +247,19 @@ class Conversations:
         batch.messages[shard_index].append(message)
         return Stored(conversation_id, seq, message_id, sent_at, message)
 
+    def find_duplicate(self, conversation: Conversation, draft: Draft) -> Stored | None:
+        """What `append` answers to a message that it has stored before; None: it has not, or with another content."""
+        known = conversation.find_key(hash((draft.sender, draft.client_id)))
+        body = encode_msgpack(draft.body)
+        if known is None or not is_same_content(known, draft.sender, draft.client_id, draft.type, body):
+            return None
+        return _as_before(conversation.conversation_id, known)
+
     def mark_read(self, conversation: Conversation, member: Member, seq: int) -> bool:
         """Move a read cursor forward, to `seq` or the last message. Hold the lock. Returns whether it moved."""
-        self._require_alive(conversation)
+        self.require_alive(conversation)
+        if conversation.members.get(member.user_id) is not member:
+            raise PermissionDenied("you are not part of this conversation")  # since the handler looked
         seq = min(seq, conversation.last_seq)
         if seq <= member.read_seq or conversation.number is None:
             return False
@@ -247,7 +271,12 @@ class Conversations:
         batch.rows += 1
         return True
 
-    def _require_alive(self, conversation: Conversation) -> None:
+    def require_alive(self, conversation: Conversation) -> None:
+        """Let nobody change a conversation that is not in memory any more.
+
+        Raises:
+            NotLoaded: that is the case.
+        """
         if not conversation.is_alive:
             conversation_id = conversation.conversation_id
             raise NotLoaded(lambda: self.load(conversation_id), ("conversation", conversation_id))
@@ -256,7 +285,26 @@ class Conversations:
         """An id for what is not stored, or a change number for a plugin's own row. Hold the lock."""
         return self._snowflakes.next()
 
-    def _create(self, conversation: Conversation, batch: Batch, change: int) -> None:
+    def change(self, conversation: Conversation, statements: Sequence[tuple[str, Any]], undo: Callable[[], None]) -> Batch:
+        """Put a change into the open batch; what changes memory follows. Hold the lock.
+
+        Args:
+            undo: takes the change of memory back, if the handler raises.
+        """
+        batch = self._open_batch()
+        conversation.newest_batch = batch
+        batch.undo.append((conversation, undo))
+        if statements:
+            write = Write(statements, 0)
+            write.is_bound = True  # memory has changed by it: it cannot fail alone
+            batch.writes.append(write)
+            batch.rows += len(statements)
+        return batch
+
+    def create(self, conversation: Conversation, change: int) -> Batch:
+        """Write a conversation's row and its members into the open batch; the caller sees to its undo. Hold the lock."""
+        batch = self._open_batch()
+        conversation.newest_batch = batch
         self._last_number += 1
         number = conversation.number = self._last_number
         members = [
@@ -265,6 +313,7 @@ class Conversations:
         ]
         batch.opened.append(((number, conversation.conversation_id, conversation.kind, change), members))
         batch.rows += 1 + len(members)
+        return batch
 
     # ------------------------------------------------------------ undo, failure, memory
 
@@ -276,7 +325,11 @@ class Conversations:
         """
         moved: dict[tuple[int, str], Member] = {}
         while len(batch.undo) > undo_from:
-            conversation, member, read_seq, key, is_silent, is_first = batch.undo.pop()
+            undo = batch.undo.pop()
+            if len(undo) == 2:
+                undo[1]()
+                continue
+            conversation, member, read_seq, key, is_silent, is_first = undo
             if member is not None:
                 member.read_seq = read_seq
             if key is None:
@@ -325,6 +378,7 @@ class Conversations:
     def _drop(self, conversation: Conversation) -> None:
         if conversation.is_alive:
             conversation.is_alive = False
+            self.message_changes.forget(conversation)
             self._keys_held -= conversation.key_count
             if self._by_id.get(conversation.conversation_id) is conversation:
                 del self._by_id[conversation.conversation_id]
@@ -368,3 +422,9 @@ class Conversations:
     def refold(self) -> None:
         """Cursors that `collect_dirty_cursors` gave did not reach the table."""
         self._must_refold = True
+
+
+def _as_before(conversation_id: str, known: int) -> Stored:
+    """The answer to a message whose idempotency key is known."""
+    seq, snowflake = place_of(known)
+    return Stored(conversation_id, seq, f"{snowflake:016x}", sent_at_ms(snowflake), None)

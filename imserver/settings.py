@@ -129,7 +129,7 @@ _NO_SETTINGS: Mapping[str, Mapping[str, object]] = MappingProxyType({})
 class Plugins:
     """`[plugins]`: which plugins run, and the tables `[plugins.NAME]` as they were read (see `build_settings`)."""
 
-    enabled: tuple[Name, ...] = ("user", "message", "friend", "push", "file", "search", "admin")
+    enabled: tuple[Name, ...] = ("user", "message", "friend", "group", "push", "file", "search", "admin")
     paths: tuple[Path, ...] = ()
     settings: Mapping[str, Mapping[str, object]] = attrs.field(
         default=_NO_SETTINGS, repr=_masked_repr, metadata={"key": None}

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from imserver.errors import StorageUnavailable
+from imserver.fanout import MIN_USERS, Spread, gather
 from imserver.journal import DURABLE, OPEN, Batch, Held, Journal, Write
 from imserver.log import get_logger
 from imserver.protocol.body import encode_frame
@@ -100,6 +101,8 @@ class Shard:
         self.sessions: set[Session] = set()
         #: Outboxes that got something in this tick.
         self.dirty: list[Session] = []
+        #: Outboxes that got something by a push to very many: a slice of them is written in each tick.
+        self.spread = Spread()
         #: Batches that hold, or may come to hold, frames of this shard; oldest first.
         self.waiting: deque[Batch] = deque()
         #: How many of the frames in them are `_Conditional`.
@@ -131,7 +134,6 @@ class Shard:
 
     def start_plugin_task(self, context: AppContext, task: Callable[..., Awaitable[object]], *args: Any) -> None:
         """A plugin's background task: what it raises is logged."""
-
         scope = trio.CancelScope()
         tasks = context.activity.tasks
         tasks.add(scope)
@@ -235,6 +237,10 @@ class Shard:
             self.dirty = []
             for session in dirty:
                 session.flush()
+        if self.spread:
+            self.spread.write_slice()
+            if self.spread:
+                self.reactor.wake()
 
     def _source_fault(self, source: object) -> None:
         """A source has raised, which it must not: it costs that connection, and nobody else anything."""
@@ -356,8 +362,10 @@ class Shard:
         self.end_of_turn()
 
     def _addressed(self, user_ids: Iterable[str], command: int, body: Any, except_session: Caller | None) -> list[Held]:
-        """A push as each live session of these users gets it, encoded once an encoding."""
+        """A push as each live session of these users gets it, encoded once an encoding; see `fanout` for very many."""
         by_user = self.directory.by_user
+        if isinstance(user_ids, (tuple, list)) and len(user_ids) > MIN_USERS:
+            return gather(by_user, user_ids, command, body, except_session)
         encoded: dict[int | None, bytes] = {}
         addressed: list[Held] = []
         for user_id in user_ids:

@@ -73,6 +73,8 @@ _MESSAGE = fields(
 _MESSAGE["properties"]["from"] = STRING
 _MESSAGE["required"].append("from")
 _SENT = {"conversation_id": STRING, "seq_": INTEGER, "message_id": STRING, "sent_at": TIME, "duplicate_": BOOLEAN}
+_ROLE: Schema = {"type": "string", "enum": ["owner", "admin", "member"]}
+_NOT_ADDED = many(fields(user_id=STRING, error=STRING))
 FILE: Mapping[str, Schema] = {
     "file_id": STRING,
     "name": STRING,
@@ -112,8 +114,28 @@ COMPONENTS: Mapping[str, Schema] = {
         last_message=nullable(ref("Message")),
         peer_=STRING,
         group_=STRING,
+        muted_=BOOLEAN,
+        pinned_=BOOLEAN,
+        hidden_=BOOLEAN,
+        left_=BOOLEAN,
     ),
     "ConversationPage": fields(conversations=many(ref("Conversation")), next_cursor=STRING, more=BOOLEAN),
+    "Group": fields(
+        group_id=STRING,
+        name=STRING,
+        owner=STRING,
+        join={"type": "string", "enum": ["open", "approval", "invite"]},
+        history={"type": "string", "enum": ["joined", "all"]},
+        member_count=INTEGER,
+        created_at=TIME,
+        avatar_=STRING,
+        announcement_=STRING,
+        muted_=BOOLEAN,
+        role_=_ROLE,
+        muted_until_=TIME,
+        join_requests_=many(fields(request_id=STRING, user_id=STRING, message=nullable(STRING), created_at=TIME)),
+    ),
+    "GroupMember": fields(user_id=STRING, role=_ROLE, nickname=STRING, joined_at=TIME, muted_until_=TIME),
     "File": fields(**FILE),
     "Upload": fields(file_id=STRING, upload_url=STRING, offset=INTEGER, size=INTEGER, expires_at_=TIME),
 }
@@ -146,12 +168,21 @@ ANSWERS: Mapping[int, Schema] = {
     2002: fields(messages=many(ref("Message")), first_seq=INTEGER, last_seq=INTEGER),
     2003: COMPONENTS["ConversationPage"],
     2004: fields(unread=INTEGER),
+    2005: fields(),
+    2006: fields(edited_at=TIME),
+    2007: fields(),
     2008: fields(),
     2009: fields(messages=many(ref("Message")), next_cursor_=STRING),
+    2010: fields(),
     2011: fields(
         results=many({"anyOf": [fields(code={"type": "integer", "const": 0}, **_SENT), ref("Error")]}),
     ),
+    2012: fields(read=many(STRING), read_count=INTEGER, unread_count=INTEGER),
+    2013: fields(conversation_id=STRING, muted=BOOLEAN, pinned=BOOLEAN),
     2014: fields(messages=many(ref("Message")), last_rev=INTEGER, more=BOOLEAN),
+    2021: fields(stream_id=STRING, message_id=STRING),
+    2022: fields(length=INTEGER),
+    2023: fields(**_SENT),
     3001: fields(request_id=STRING),
     3002: fields(),
     3003: fields(friends=many(ref("Friend")), next_cursor_=STRING),
@@ -161,6 +192,19 @@ ANSWERS: Mapping[int, Schema] = {
     3007: fields(),
     3008: fields(users=many(fields(**_USER, since=TIME, created_at_=TIME)), next_cursor_=STRING),
     3009: fields(),
+    4001: fields(group_id=STRING, conversation_id=STRING, failed_=_NOT_ADDED),
+    4002: fields(group=ref("Group")),
+    4003: fields(),
+    4004: fields(),
+    4005: fields(added=many(STRING), failed=_NOT_ADDED),
+    4006: fields(removed=many(STRING)),
+    4007: fields(),
+    4008: fields(members=many(ref("GroupMember")), next_cursor_=STRING),
+    4009: fields(),
+    4010: fields(muted_until=TIME),
+    4011: fields(groups=many(ref("Group")), next_cursor_=STRING),
+    4012: {"anyOf": [fields(joined=BOOLEAN), fields(request_id=STRING)]},
+    4013: fields(),
     5002: fields(),
 }
 
@@ -186,6 +230,9 @@ TOGETHER: Mapping[str, Schema] = {
 }
 #: request class -> bounds that are checked elsewhere, by field.
 BOUNDS: Mapping[str, Mapping[str, Schema]] = {
+    "CreateGroup": {"members": {"maxItems": 500, "examples": [["bob"]]}},
+    "AddMembers": {"user_ids": {"maxItems": 500}},
+    "RemoveMembers": {"user_ids": {"maxItems": 500}},
     "GetPresence": {"user_ids": {"maxItems": 500}},
     "GetUser": {"user_ids": {"maxItems": 500}},
     "WatchPresence": {"user_ids": {"maxItems": 500}},

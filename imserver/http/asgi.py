@@ -106,7 +106,7 @@ class _Exchange:
             return await self._timed_out()
         if self._is_over:
             if error is not None:  # its way to say that it was told: frameworks have classes of their own for that
-                _log.debug("http_app_gave_up", method=self._head.method, path=self._head.path, exc_info=error)
+                _log.debug("http_app_gave_up", method=self._head.method, path=self._head.shown_path, exc_info=error)
             return Outcome.END
         if error is not None:
             return await self._failed(error)
@@ -148,7 +148,7 @@ class _Exchange:
         self._extend()
 
     async def _timed_out(self) -> Outcome:
-        _log.warning("http_timeout", method=self._head.method, path=self._head.path, has_begun=self._has_begun)
+        _log.warning("http_timeout", method=self._head.method, path=self._head.shown_path, has_begun=self._has_begun)
         if self._connection.has_answered:
             return Outcome.END if self._is_complete else Outcome.ABORT
         await self._connection.refuse(HttpError(504, "the request ran past its deadline; try again later"))
@@ -156,7 +156,7 @@ class _Exchange:
 
     async def _failed(self, error: Exception) -> Outcome:
         trace_id = secrets.token_hex(8)
-        _log.error("http_app_fault", method=self._head.method, path=self._head.path, trace_id=trace_id, exc_info=error)
+        _log.error("http_app_fault", method=self._head.method, path=self._head.shown_path, trace_id=trace_id, exc_info=error)
         if self._connection.has_answered:
             return Outcome.END if self._is_complete else Outcome.ABORT
         await self._connection.refuse(HttpError(500, f"the server made a mistake; its log has the details under {trace_id}"))
@@ -194,7 +194,7 @@ class _Exchange:
         try:
             await self._connection.refuse(refusal)
         except (trio.BrokenResourceError, trio.TooSlowError):
-            _log.debug("http_client_gone", path=self._head.path)
+            _log.debug("http_client_gone", path=self._head.shown_path)
         finally:
             self._extend()
 

@@ -19,6 +19,8 @@ import h11
 from imserver.http.errors import HttpError
 from imserver.http.limits import HttpLimits
 
+#: A part of a path so long may be a random one that opens something.
+_SECRET = re.compile(r"[0-9A-Za-z_-]{20,}")
 _END = b"\r\n\r\n"
 #: Control characters (HTAB is none here), CR and LF apart from each other, and lines that begin with white space.
 _FORBIDDEN = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?=[^\n])|\n[ \t]")
@@ -52,6 +54,11 @@ class Head:
     length: int | None
     expects_continue: bool
     is_websocket: bool
+
+    @property
+    def shown_path(self) -> str:
+        """The path for the log: without what may be a secret in it, as in that of an incoming webhook."""
+        return _SECRET.sub("…", self.path)
 
     def get(self, name: bytes) -> bytes | None:
         """The first header of this (lower-case) name."""

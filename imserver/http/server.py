@@ -177,7 +177,7 @@ class HttpServer:
             raise HttpError(504, "the request ran past its deadline; try again later") from None
         except Exception as exc:
             trace_id = secrets.token_hex(8)
-            self._log.exception("http_upgrade_fault", path=head.path, trace_id=trace_id)
+            self._log.exception("http_upgrade_fault", path=head.shown_path, trace_id=trace_id)
             raise HttpError(500, f"the server made a mistake; its log has the details under {trace_id}") from exc
         if isinstance(answer, Refused):
             raise HttpError(answer.status, answer.message, headers=answer.headers)

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import apsw
 import trio
 
-from imserver.conversation import MESSAGE_COLUMNS
+from imserver.conversation import MESSAGE_COLUMN_NAMES, MESSAGE_COLUMNS
 from imserver.errors import ConstraintViolated, StartError, StorageError, StorageUnavailable
 from imserver.journal import Batch, Write
 from imserver.log import get_logger
@@ -60,7 +60,7 @@ _BROKEN_UNIT = (
 @lru_cache(maxsize=1024)
 def _insert_messages(rows: int) -> str:
     values = "(" + ",".join("?" * MESSAGE_COLUMNS) + ")"
-    return "INSERT INTO messages VALUES " + ",".join([values] * rows)
+    return f"INSERT INTO messages ({MESSAGE_COLUMN_NAMES}) VALUES " + ",".join([values] * rows)
 
 
 class Database:
@@ -142,18 +142,22 @@ class Database:
         for conversation, members in batch.opened:
             execute("INSERT INTO conversations VALUES (?, ?, ?, ?)", conversation)
             values = ",".join(["(?, ?, ?, ?, ?, ?)"] * len(members))
-            execute(f"INSERT INTO members VALUES {values}", [value for member in members for value in member])
+            execute(
+                f"INSERT INTO members (conversation, user_id, joined_seq, read_seq, hidden_seq, changed) VALUES {values}",
+                [value for member in members for value in member],
+            )
         step = _MAX_ROWS_PER_STATEMENT * MESSAGE_COLUMNS
         for start in range(0, len(batch.message_params), step):
             params = batch.message_params[start : start + step]
             execute(_insert_messages(len(params) // MESSAGE_COLUMNS), params)
-        if batch.cursors:
-            self._writer.executemany(
-                "UPDATE members SET read_seq = ?, changed = ? WHERE conversation = ? AND user_id = ?",
-                [(*moved, *whose) for whose, moved in batch.cursors.items()],
-            )
         for write in batch.writes:
             self._write_unit(write)
+        if batch.cursors:
+            # Behind the writes: one of them may have made the member. It may have put the cursor further, too.
+            self._writer.executemany(
+                "UPDATE members SET read_seq = max(read_seq, ?), changed = ? WHERE conversation = ? AND user_id = ?",
+                [(*moved, *whose) for whose, moved in batch.cursors.items()],
+            )
 
     def _write_unit(self, write: Write) -> None:
         execute = self._writer.execute

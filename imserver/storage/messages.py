@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import attrs
 
 from imserver.clock import Clock, SystemClock
-from imserver.conversation import idempotency_key, read_extra
+from imserver.conversation import (
+    KEY_LIFE_MS,
+    OpenMessage,
+    State,
+    idempotency_key,
+    proof_of,
+    read_extra,
+    read_state,
+    remembered_changed,
+    write_state,
+)
 from imserver.conversations import LoadedConversation
+from imserver.errors import NotFound
 from imserver.protocol.body import decode_msgpack
 from imserver.protocol.message import Message
-from imserver.snowflake import sent_at_ms
+from imserver.snowflake import first_at, sent_at_ms
 from imserver.storage.database import Database, Query, Row
 
 #: A page of messages is cut before its bodies are over this; what is missing comes with the next page.
@@ -21,7 +32,11 @@ PAGE_BYTES = 1 << 20
 #: Devices of one user whose confirmations are kept; a client that makes up a new id at each login fills these at most.
 MAX_DEVICES = 200
 
-_MESSAGE = "id, seq, rev, sender, client_id, type, body, expires_at, extra"
+_OVER = (
+    "SELECT m.id, c.conversation_id, m.seq, m.type, m.body, m.state, c.kind, m.expires_at FROM messages m "
+    "JOIN conversations c ON c.number = m.conversation"
+)
+_MESSAGE = "id, seq, rev, sender, client_id, type, body, expires_at, extra, state"
 
 
 @attrs.frozen
@@ -37,6 +52,12 @@ class SyncRow:
     unread: int
     change: int
     last_message: Message | None
+    muted: bool = False
+    pinned: bool = False
+    #: The user belongs to it no more; there is nothing else to be said of it.
+    is_left: bool = False
+    #: The user does not want to see what there is in it.
+    is_hidden: bool = False
 
 
 @attrs.frozen
@@ -58,10 +79,20 @@ class Missed:
     last_seq: int
 
 
+@attrs.frozen
+class Over:
+    """A message whose content is to go for good."""
+
+    conversation_id: str
+    seq: int
+    #: What stays of it in the column `state`.
+    state: bytes | None
+
+
 def _message(conversation_id: str, row: Row) -> Message:
-    snowflake, seq, rev, sender, client_id, message_type, body, expires_at, extra = row
+    snowflake, seq, rev, sender, client_id, message_type, body, expires_at, extra, state = row
     reply_to, mentions = read_extra(extra)
-    return Message(
+    message = Message(
         conversation_id,
         seq,
         rev,
@@ -75,6 +106,20 @@ def _message(conversation_id: str, row: Row) -> Message:
         mentions,
         expires_at,
     )
+    if state is not None:
+        changed = read_state(state)
+        message.edited_at = changed.edited_at
+        message.recalled = changed.recalled or None
+        message.reactions = changed.reactions or None
+    return message
+
+
+def _key(sender: str, client_id: str, message_type: str, body: bytes, seq: int, snowflake: int, state: Any) -> Any:
+    """What is remembered of a stored message under its `client_id`."""
+    key, value = idempotency_key(sender, client_id, message_type, body, seq, snowflake)
+    if state is not None:
+        value = remembered_changed(read_state(state).proof or 0, seq, snowflake)
+    return key, value
 
 
 class MessageStore:
@@ -93,7 +138,7 @@ class MessageStore:
         """The largest id or change number that was ever written."""
         rows = self._database.read_now(
             "SELECT max(coalesce((SELECT max(id) FROM messages), 0), coalesce((SELECT max(changed) FROM members), 0), "
-            "coalesce((SELECT max(changed) FROM conversations), 0), "
+            "coalesce((SELECT max(changed) FROM conversations), 0), coalesce((SELECT max(changed) FROM departures), 0), "
             "coalesce((SELECT value FROM meta WHERE key = 'folded'), 0))"
         )
         return int(rows[0][0])
@@ -120,22 +165,29 @@ class MessageStore:
                 )
             )
             members = [
-                (user_id, joined, max(read_seq, own.get(user_id, 0)), hidden)
-                for user_id, joined, read_seq, hidden in query(
-                    "SELECT user_id, joined_seq, read_seq, hidden_seq FROM members WHERE conversation = ?", (number,)
+                (user_id, joined, max(read_seq, own.get(user_id, 0)), hidden, *others)
+                for user_id, joined, read_seq, hidden, *others in query(
+                    "SELECT user_id, joined_seq, read_seq, hidden_seq, entered_seq, muted, pinned FROM members "
+                    "WHERE conversation = ?",
+                    (number,),
                 )
             ]
-            silent = query("SELECT seq FROM messages WHERE conversation = ? AND silent IS NOT NULL ORDER BY seq", (number,))
+            # What everybody has read is silent already.
+            unread_after = min((max(row[1:4]) for row in members), default=last_seq)
+            silent = query(
+                "SELECT seq FROM messages WHERE conversation = ? AND seq > ? AND silent IS NOT NULL ORDER BY seq",
+                (number, unread_after),
+            )
             recent: list[tuple[int, int]] = []
             before = last_seq + 1
             while before > 1:
                 # A few bodies at a time; what stays of each message is two integers.
                 page = query(
-                    "SELECT sender, client_id, type, body, seq, id FROM messages "
+                    "SELECT sender, client_id, type, body, seq, id, state FROM messages "
                     "WHERE conversation = ? AND seq < ? ORDER BY seq DESC LIMIT 50",
                     (number, before),
                 )
-                recent += [idempotency_key(*row) for row in page if row[5] >= keys_since]
+                recent += [_key(*row) for row in page if row[5] >= keys_since]
                 if not page or page[-1][5] < keys_since:
                     break
                 before = page[-1][4]
@@ -178,15 +230,85 @@ class MessageStore:
             if not found:
                 return [], 0
             number = found[0][0]
-            # As long as the only change of a message is its coming, `rev` equals `seq` and one index serves both.
-            low = max(since_rev, first_visible)
-            messages = self._page(query, conversation_id, number, low, _BEYOND, limit, is_forward=True)
-            return messages, _last(query, number)[1]
+            last_seq, last_rev = _last(query, number)
+            # Messages that were not changed since they came have `rev` in the order of `seq`; the others an index by it.
+            low = since_rev if last_seq == last_rev else _unchanged_through(query, number, since_rev, last_seq)
+            visible = "conversation = ? AND (expires_at IS NULL OR expires_at > ?) AND seq > ?"
+            now_ms = self._clock.now_ms()
+            new = query(
+                f"SELECT rev, seq, length(body) FROM messages WHERE {visible} AND state IS NULL ORDER BY seq LIMIT ?",
+                (number, now_ms, max(low, first_visible), limit),
+            )
+            changed = query(
+                f"SELECT rev, seq, length(body) FROM messages WHERE {visible} AND state IS NOT NULL AND rev > ? "
+                "ORDER BY rev LIMIT ?",
+                (number, now_ms, first_visible, since_rev, limit),
+            )
+            seqs = _first_that_fit((seq, size) for _, seq, size in sorted(new + changed)[:limit])
+            rows = query(
+                f"SELECT {_MESSAGE} FROM messages WHERE conversation = ? AND seq IN ({','.join('?' * len(seqs))})",
+                (number, *seqs),
+            )
+            messages = [_message(conversation_id, row) for row in rows]
+            messages.sort(key=lambda message: message.rev)
+            return messages, last_rev
 
         return await self._database.read_transaction(read)
 
+    async def open_message(self, conversation_id: str, number: int, seq: int) -> OpenMessage | None:
+        """One message to be changed; None: its content was deleted. See `imserver.message_changes`.
+
+        Raises:
+            NotFound: there is none. (It may come: nobody is to remember that.)
+        """
+
+        def read(query: Query) -> OpenMessage | None:
+            rows = query(f"SELECT {_MESSAGE}, silent FROM messages WHERE conversation = ? AND seq = ?", (number, seq))
+            if not rows:
+                raise NotFound("there is no such message", field="seq")
+            if rows[0][7] == 0:
+                return None
+            *row, silent = rows[0]
+            message_type, body, state = row[5], row[6], row[9]
+            known = State(proof_of(message_type, body)) if state is None else read_state(state)
+            return OpenMessage(_message(conversation_id, tuple(row)), known, bool(silent), len(body))
+
+        return await self._database.read_transaction(read)
+
+    async def expired(self, limit: int) -> list[Over]:
+        """Messages whose time is over and whose contents are still there, longest over first."""
+        rows = await self._database.read(
+            f"{_OVER} WHERE m.expires_at > 0 AND m.expires_at <= ? ORDER BY m.expires_at LIMIT ?",
+            (self._clock.now_ms(), limit),
+        )
+        return [self._over(row) for row in rows]
+
+    async def aged(self, kind: str, before_ms: int, after_id: int, limit: int) -> tuple[list[Over], int | None]:
+        """Messages of one kind of conversation from before a time, among the next `limit` of any behind an id.
+
+        Returns:
+            Them, and the id to go on behind; None: that was all.
+        """
+        rows = await self._database.read(
+            f"{_OVER} WHERE m.id > ? AND m.id < ? ORDER BY m.id LIMIT ?", (after_id, first_at(before_ms), limit)
+        )
+        over = [self._over(row) for row in rows if row[6] == kind and row[7] != 0]
+        return over, rows[-1][0] if len(rows) == limit else None
+
+    def _over(self, row: Row) -> Over:
+        snowflake, conversation_id, seq, message_type, body, state = row[:6]
+        # A changed one keeps a state: its `rev` is not in the order of `seq`.
+        kept = None
+        if state is not None:
+            kept = State(read_state(state).proof)
+        elif sent_at_ms(snowflake) > self._clock.now_ms() - 2 * KEY_LIFE_MS:
+            kept = State(proof_of(message_type, body))
+        return Over(conversation_id, seq, None if kept is None else write_state(kept))
+
     async def sync(self, user_id: str, cursor: int, limit: int) -> tuple[list[SyncRow], bool]:
         """This user's conversations that changed after the change number `cursor`, oldest change first.
+
+        From the beginning (0) those that the user has left or hidden are not among them: there is nothing to take away.
 
         Returns:
             At most `limit` rows, and whether there are more.
@@ -201,17 +323,31 @@ class MessageStore:
             )
             changed = query(
                 "SELECT m.conversation, c.conversation_id, c.kind, m.joined_seq, m.read_seq, m.hidden_seq, "
-                "max(m.changed, c.changed, coalesce((SELECT id FROM messages WHERE conversation = m.conversation "
+                "m.muted, m.pinned, max(m.changed, c.changed, "
+                "coalesce((SELECT id FROM messages WHERE conversation = m.conversation "
                 "ORDER BY seq DESC LIMIT 1), 0)) AS change "
                 "FROM members m JOIN conversations c ON c.number = m.conversation WHERE m.user_id = ? ORDER BY change",
                 (user_id,),
             )
-            page = [row for row in changed if row[6] > cursor]
+            page = [row for row in changed if row[8] > cursor]
+            if cursor:
+                page += query(
+                    "SELECT d.conversation, c.conversation_id, c.kind, NULL, d.left_seq, 0, 0, 0, d.changed "
+                    "FROM departures d JOIN conversations c ON c.number = d.conversation "
+                    "WHERE d.user_id = ? AND d.changed > ?",
+                    (user_id, cursor),
+                )
+                page.sort(key=lambda row: row[8])
+            else:
+                page = [row for row in page if not row[5] or row[5] < _last(query, row[0])[0]]
             delivered: dict[int, int] = dict(
                 query("SELECT conversation, max(seq) FROM deliveries WHERE user_id = ? GROUP BY conversation", (user_id,))
             )
             rows = []
-            for number, conversation_id, kind, joined, read_seq, hidden, change in page[:limit]:
+            for number, conversation_id, kind, joined, read_seq, hidden, muted, pinned, change in page[:limit]:
+                if joined is None:
+                    rows.append(SyncRow(conversation_id, kind, read_seq, 0, read_seq, 0, 0, change, None, is_left=True))
+                    continue
                 last = query(f"SELECT {_MESSAGE} FROM messages WHERE conversation = ? ORDER BY seq DESC LIMIT 1", (number,))
                 last_message = _message(conversation_id, last[0]) if last else None
                 last_seq = last_message.seq if last_message else 0
@@ -233,6 +369,9 @@ class MessageStore:
                         max(0, last_seq - start - silent),
                         change,
                         last_message if last_seq > max(joined, hidden) else None,
+                        bool(muted),
+                        bool(pinned),
+                        is_hidden=0 < hidden >= last_seq,
                     )
                 )
             return rows, len(page) > limit
@@ -246,7 +385,8 @@ class MessageStore:
 
         def read(query: Query) -> list[Missed]:
             rows = query(
-                "SELECT c.conversation_id, m.conversation, max(m.joined_seq, m.hidden_seq, coalesce(d.seq, 0)) AS after, "
+                "SELECT c.conversation_id, m.conversation, "
+                "max(m.joined_seq, m.entered_seq, m.hidden_seq, coalesce(d.seq, 0)) AS after, "
                 "coalesce((SELECT max(seq) FROM messages WHERE conversation = m.conversation), 0) AS last "
                 "FROM members m JOIN conversations c ON c.number = m.conversation "
                 "LEFT JOIN deliveries d ON d.user_id = m.user_id AND d.device_id = ? AND d.conversation = m.conversation "
@@ -278,13 +418,7 @@ class MessageStore:
             f"AND (expires_at IS NULL OR expires_at > ?) ORDER BY seq {order} LIMIT ?",
             (number, low, high, self._clock.now_ms(), limit),
         )
-        total = 0
-        seqs: list[int] = []
-        for seq, size in sizes:
-            total += size
-            if seqs and total > PAGE_BYTES:
-                break
-            seqs.append(seq)
+        seqs = _first_that_fit(sizes)
         if not seqs:
             return []
         rows = query(
@@ -374,4 +508,42 @@ def _folded(query: Query) -> int:
 def _last(query: Callable[..., list[Row]], number: int) -> tuple[int, int]:
     """The newest `seq` and `rev` of a conversation."""
     rows = query("SELECT seq, rev FROM messages WHERE conversation = ? ORDER BY seq DESC LIMIT 1", (number,))
-    return rows[0] if rows else (0, 0)
+    if not rows:
+        return 0, 0
+    changed = query(
+        "SELECT rev FROM messages WHERE conversation = ? AND state IS NOT NULL ORDER BY rev DESC LIMIT 1", (number,)
+    )
+    seq, rev = rows[0]
+    return seq, max(rev, changed[0][0]) if changed else rev
+
+
+def _unchanged_through(query: Query, number: int, since_rev: int, last_seq: int) -> int:
+    """The largest `seq` up to which what was never changed came with or before `since_rev`, by halving.
+
+    Among what was never changed `rev` rises with `seq`, and is never below it.
+    """
+    low, high = 0, min(since_rev, last_seq)
+    while low < high:
+        middle = (low + high) // 2 + 1
+        found = query(
+            "SELECT seq, rev FROM messages WHERE conversation = ? AND seq BETWEEN ? AND ? AND state IS NULL "
+            "ORDER BY seq LIMIT 1",
+            (number, middle, high),
+        )
+        if found and found[0][1] <= since_rev:
+            low = found[0][0]
+        else:
+            high = middle - 1
+    return high
+
+
+def _first_that_fit(sizes: Iterable[tuple[int, int]]) -> list[int]:
+    """The first `seq`s whose bodies together are within `PAGE_BYTES`; one at least, if there is one."""
+    total = 0
+    seqs: list[int] = []
+    for seq, size in sizes:
+        total += size
+        if seqs and total > PAGE_BYTES:
+            break
+        seqs.append(seq)
+    return seqs

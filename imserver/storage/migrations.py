@@ -43,6 +43,25 @@ CORE = (
         written_at INTEGER NOT NULL, PRIMARY KEY (user_id, device_id, conversation)
     ) STRICT, WITHOUT ROWID;
     """,
+    """
+    -- entered_seq: the newest message when the member came; it is joined_seq, or that is 0: who came sees what was before
+    ALTER TABLE members ADD COLUMN entered_seq INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE members ADD COLUMN muted INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE members ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0;
+
+    -- who was removed, for their devices to be told; changed: the change number
+    CREATE TABLE departures (
+        user_id TEXT NOT NULL, conversation INTEGER NOT NULL, left_seq INTEGER NOT NULL, changed INTEGER NOT NULL,
+        PRIMARY KEY (user_id, conversation)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX departures_in_order ON departures (user_id, changed);
+
+    -- state: of a message that was changed since it came: see imserver/conversation.py, `State`. Its rev is no more in the
+    -- order of seq then. A row whose content is deleted has expires_at 0.
+    ALTER TABLE messages ADD COLUMN state BLOB;
+    CREATE UNIQUE INDEX messages_changed ON messages (conversation, rev) WHERE state IS NOT NULL;
+    CREATE INDEX messages_expiring ON messages (expires_at) WHERE expires_at > 0;
+    """,
 )
 
 

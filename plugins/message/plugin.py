@@ -10,6 +10,7 @@ import msgspec
 from imserver.plugin import (
     AppContext,
     Context,
+    Conversation,
     Draft,
     ImError,
     InvalidBody,
@@ -18,12 +19,12 @@ from imserver.plugin import (
     Plugin,
     PluginError,
     TooLarge,
-    check_body,
     command,
     invalid_body,
     load_all,
     on_event,
 )
+from imserver_plugins.message import changing, keeping, preferences
 from imserver_plugins.message.access import (
     conversation_for_read,
     conversation_for_send,
@@ -31,10 +32,27 @@ from imserver_plugins.message.access import (
     user_of,
 )
 from imserver_plugins.message.composing import TYPINGS_PER_SECOND, tell_typing
-from imserver_plugins.message.requests import MAX_BATCH, Changes, MarkRead, Pull, Send, SendBatch, Sync, Typing
+from imserver_plugins.message.requests import (
+    MAX_BATCH,
+    Changes,
+    ConversationSettings,
+    DeleteConversation,
+    Edit,
+    MarkRead,
+    Pull,
+    React,
+    Recall,
+    Receipts,
+    Send,
+    SendBatch,
+    Sync,
+    Typing,
+)
 
 MESSAGE, READ = 5001, 5004
 _CLIENT_ID_MAX_BYTES = 64
+#: Names in an answer to RECEIPTS; the counts go on beyond.
+MAX_READERS = 10_000
 
 
 @attrs.frozen
@@ -43,23 +61,30 @@ class Settings:
 
     recall_window: how long a sender may recall a message.
     require_friendship: only friends may write to each other.
+    keep_direct, keep_group: how long messages of this kind of conversation are kept; 0: for good.
     """
 
     recall_window_s: float = 120.0
     require_friendship: bool = False
+    keep_direct_s: float = 0.0
+    keep_group_s: float = 0.0
 
 
 class MessagePlugin(Plugin):
-    """SEND, PULL, SYNC, MARK_READ, TYPING, SEND_BATCH and CHANGES."""
+    """What is sent, read, changed and kept."""
 
     name = "message"
     requires = ("user",)
     Settings = Settings
 
     async def on_start(self, ctx: AppContext) -> None:
-        """Refuse to start rather than let strangers write where only friends may."""
+        """Refuse to start rather than let strangers write where only friends may; begin to delete what is over."""
         if ctx.settings.require_friendship and "friend" not in ctx.config.plugins.enabled:
             raise PluginError("plugins.message.require_friendship needs the plugin friend: add it to plugins.enabled")
+        ctx.start_soon(keeping.delete_expired, ctx)
+        for kind, keep_s in (("direct", ctx.settings.keep_direct_s), ("group", ctx.settings.keep_group_s)):
+            if keep_s:
+                ctx.start_soon(keeping.delete_older, ctx, kind, keep_s)
 
     # ------------------------------------------------------------ writing
 
@@ -67,24 +92,14 @@ class MessagePlugin(Plugin):
     def send(self, ctx: Context, request: Send) -> dict[str, Any]:
         """Store a message and push it to every other device of every member; the answer means it is durable."""
         conversation = conversation_for_send(ctx, request.to, request.conversation_id)
-        body = request.body
-        if type(body) is not str:
-            if request.type == "text":
-                raise InvalidBody("the body of a text message is a string", field="body")
-            check_body(body)
+        if type(request.body) is not str:
+            changing.check_content(request.type, request.body)
         client_id = request.client_id
         if not client_id.isascii() and len(client_id.encode()) > _CLIENT_ID_MAX_BYTES:
             raise InvalidBody(f"client_id has over {_CLIENT_ID_MAX_BYTES} bytes", field="client_id")
-        draft = Draft(
-            conversation.conversation_id,
-            user_of(ctx),
-            client_id,
-            request.type,
-            body,
-            request.reply_to,
-            request.mentions,
-            request.expires_in_ms,
-        )
+        draft = _draft(ctx, conversation, request)
+        if request.reply_to is not None:
+            _check_reply(ctx, conversation, request.reply_to)
         if not request.store:
             fleeting = ctx.messages.fleeting(draft)
             ctx.push(conversation.recipients, MESSAGE, fleeting, except_session=ctx.session)
@@ -126,7 +141,7 @@ class MessagePlugin(Plugin):
             if isinstance(one, Send):
                 try:
                     conversation = conversation_for_send(ctx, one.to, one.conversation_id)
-                    ctx.messages.check(Draft(conversation.conversation_id, user_of(ctx), one.client_id, one.type, one.body))
+                    ctx.messages.check(_draft(ctx, conversation, one))
                 except NotLoaded as exc:
                     wanted.append(exc)
                 except ImError:
@@ -137,10 +152,7 @@ class MessagePlugin(Plugin):
     @command(2004, request=MarkRead)
     def mark_read(self, ctx: Context, request: MarkRead) -> dict[str, Any]:
         """Move the read cursor; the user's other devices and a direct peer are told."""
-        conversation = ctx.conversations.require(request.conversation_id)
-        member = conversation_for_read(ctx, conversation, request.conversation_id)
-        if conversation is None or member is None:
-            raise NotFound("this conversation has no messages yet", field="conversation_id")
+        conversation, member = preferences.own_conversation(ctx, request.conversation_id)
         if ctx.conversations.mark_read(conversation, member, request.seq):
             told = [member.user_id]
             if conversation.kind == "direct":
@@ -152,6 +164,36 @@ class MessagePlugin(Plugin):
             }
             ctx.push(told, READ, read, except_session=ctx.session)
         return {"unread": conversation.unread(member)}
+
+    # ------------------------------------------------------------ changing
+
+    @command(2005, request=Recall)
+    async def recall(self, ctx: Context, request: Recall) -> dict[str, Any]:
+        """Take a message's content away for everybody."""
+        return await changing.recall(ctx, request, ctx.settings.recall_window_s)
+
+    @command(2006, request=Edit)
+    def edit(self, ctx: Context, request: Edit) -> dict[str, Any]:
+        """Give one's own message another body."""
+        return changing.edit(ctx, request)
+
+    @command(2007, request=React)
+    def react(self, ctx: Context, request: React) -> dict[str, Any]:
+        """Add one's reaction to a message, or take it back."""
+        draft = Draft(request.conversation_id, user_of(ctx), "reaction", changing.REACTION, request.emoji)
+        return changing.react(ctx, request, draft)
+
+    # ------------------------------------------------------------ for oneself
+
+    @command(2010, request=DeleteConversation)
+    def delete_conversation(self, ctx: Context, request: DeleteConversation) -> dict[str, Any]:
+        """Hide a conversation and its past from oneself alone."""
+        return preferences.hide(ctx, request.conversation_id)
+
+    @command(2013, request=ConversationSettings)
+    def conversation_settings(self, ctx: Context, request: ConversationSettings) -> dict[str, Any]:
+        """Mute or pin a conversation for oneself; answers with both settings."""
+        return preferences.set_settings(ctx, request)
 
     @command(2008, request=Typing, stateless=True, per_second=TYPINGS_PER_SECOND)
     def typing(self, ctx: Context, request: Typing) -> dict[str, Any]:
@@ -167,6 +209,13 @@ class MessagePlugin(Plugin):
         ctx.cache.pop(("user", user_id))
 
     # ------------------------------------------------------------ reading
+
+    @command(2012, request=Receipts)
+    def receipts(self, ctx: Context, request: Receipts) -> dict[str, Any]:
+        """Who has read a message, and how many have not."""
+        conversation, message = changing.visible_message(ctx, request.conversation_id, request.seq)
+        read, unread_count = ctx.conversations.readers(conversation, request.seq, message.sender)
+        return {"read": read[:MAX_READERS], "read_count": len(read), "unread_count": unread_count}
 
     @command(2002, request=Pull)
     async def pull(self, ctx: Context, request: Pull) -> dict[str, Any]:
@@ -206,6 +255,14 @@ class MessagePlugin(Plugin):
                 entry["peer"] = second if first == user_id else first
             else:
                 entry["group"] = row.conversation_id[2:]
+            for name, is_so in (
+                ("muted", row.muted),
+                ("pinned", row.pinned),
+                ("left", row.is_left),
+                ("hidden", row.is_hidden),
+            ):
+                if is_so:
+                    entry[name] = True
             conversations.append(entry)
         next_cursor = rows[-1].change if rows else cursor
         return {"conversations": conversations, "next_cursor": f"{next_cursor:x}", "more": more}
@@ -223,8 +280,33 @@ class MessagePlugin(Plugin):
             since_rev=request.since_rev,
             limit=request.limit + 1,
         )
-        more = len(messages) > request.limit
-        return {"messages": messages[: request.limit], "last_rev": last_rev, "more": more}
+        page = messages[: request.limit]
+        # A page ends by its bytes, too. What is left may be invisible: then the next page is empty, and the last.
+        return {"messages": page, "last_rev": last_rev, "more": bool(page) and page[-1].rev < last_rev}
+
+
+def _draft(ctx: Context, conversation: Conversation, request: Send) -> Draft:
+    return Draft(
+        conversation.conversation_id,
+        user_of(ctx),
+        request.client_id,
+        request.type,
+        request.body,
+        request.reply_to,
+        request.mentions,
+        request.expires_in_ms,
+    )
+
+
+def _check_reply(ctx: Context, conversation: Conversation, seq: int) -> None:
+    """What is replied to must be a message that the sender has seen.
+
+    Raises:
+        NotFound: it is not.
+    """
+    member = conversation.members.get(user_of(ctx))
+    if member is None or not member.first_visible < seq <= conversation.last_seq:
+        raise NotFound("there is no such message to reply to", field="reply_to")
 
 
 def _checked(fields: dict[str, Any]) -> Send | ImError:

@@ -12,6 +12,11 @@ Seq = Annotated[int, Meta(ge=0, le=2**62)]
 MAX_MENTIONS = 500
 MAX_BATCH = 100
 
+#: Of a stored message.
+MessageSeq = Annotated[int, Meta(ge=1, le=2**62)]
+#: One emoji as clients show it: a few code points of joined parts, and no character that nobody sees alone.
+Emoji = Annotated[str, Meta(min_length=1, max_length=32, pattern=r"\A[^\x00-\x20\x7f-\xa0\u2028\u2029]+\Z")]
+
 
 class Send(Struct, kw_only=True):
     """2001. A Struct, not an attrs class: it is decoded for every message, in a third of the time."""
@@ -22,7 +27,7 @@ class Send(Struct, kw_only=True):
     to: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
     conversation_id: ConversationId | None = None
     type: Annotated[str, Meta(min_length=1, max_length=32)] = "text"
-    reply_to: Annotated[int, Meta(ge=1, le=2**62)] | None = None
+    reply_to: MessageSeq | None = None
     mentions: Annotated[list[UserId], Meta(max_length=MAX_MENTIONS)] | None = None
     expires_in_ms: Annotated[int, Meta(ge=1, le=10 * 365 * 86_400_000)] | None = None
     store: bool = True
@@ -54,6 +59,33 @@ class MarkRead:
     seq: Seq
 
 
+@frozen
+class Recall:
+    """2005"""
+
+    conversation_id: ConversationId
+    seq: MessageSeq
+
+
+@frozen
+class Edit:
+    """2006"""
+
+    conversation_id: ConversationId
+    seq: MessageSeq
+    body: Any
+
+
+@frozen
+class React:
+    """2007"""
+
+    conversation_id: ConversationId
+    seq: MessageSeq
+    emoji: Emoji
+    remove: bool = False
+
+
 class Typing(Struct, kw_only=True):
     """2008. A Struct as SEND's: every pause in somebody's typing is one."""
 
@@ -67,6 +99,30 @@ class SendBatch:
     """2011. Each message is checked for itself, so that one that is wrong costs only its own result."""
 
     messages: list[dict[str, Any]]
+
+
+@frozen
+class DeleteConversation:
+    """2010"""
+
+    conversation_id: ConversationId
+
+
+@frozen
+class Receipts:
+    """2012"""
+
+    conversation_id: ConversationId
+    seq: MessageSeq
+
+
+@frozen
+class ConversationSettings:
+    """2013. What is absent stays as it is."""
+
+    conversation_id: ConversationId
+    muted: bool | None = None
+    pinned: bool | None = None
 
 
 @frozen

@@ -54,5 +54,8 @@ async def step(ctx: AppContext) -> int:
 
 def _prepare(read: store.Read) -> tuple[list[store.Statement], int]:
     """In the reader's thread: long texts keep nobody waiting."""
+    again = store.edited_rows(read, BATCH)
+    if again:
+        return store.index_again(again), len(again)
     rows = store.unindexed(read, BATCH)
     return (store.index(rows) if rows else []), len(rows)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from imserver.plugin import InvalidBody, Message, Plugin, command
+from imserver.plugin import InvalidBody, Message, Plugin, command, on_event
 from imserver_plugins.search import indexer, store, terms
 from imserver_plugins.search.requests import Search
 
@@ -29,6 +29,11 @@ class SearchPlugin(Plugin):
     async def on_start(self, ctx: AppContext) -> None:
         """Begin to follow the messages."""
         ctx.start_soon(indexer.run, ctx)
+
+    @on_event("message.edited")
+    def message_edited(self, ctx: AppContext, *, message_id: str, **_: Any) -> None:
+        """Its new text is to be found, in the commit that it is in."""
+        ctx.db.write(*store.edited(int(message_id, 16)))
 
     @command(2009, request=Search, per_second=SEARCHES_PER_SECOND)
     async def search(self, ctx: Context, request: Search) -> dict[str, Any]:

@@ -29,6 +29,10 @@ MIGRATIONS = (
     CREATE TABLE search_progress (one INTEGER PRIMARY KEY CHECK (one = 1), through INTEGER NOT NULL) STRICT;
     INSERT INTO search_progress VALUES (1, 0);
     """,
+    """
+    -- Messages in the index that say something else now; a search looks at their texts until the index has these.
+    CREATE TABLE search_edited (id INTEGER PRIMARY KEY) STRICT;
+    """,
 )
 
 #: Of a body that is longer only the beginning (a text) or nothing (another value) is looked at.
@@ -117,17 +121,40 @@ def unindexed(read: Read, limit: int) -> list[Row]:
 
 def index(rows: Sequence[Row]) -> list[Statement]:
     """Take these messages (of `unindexed`) into the index; both statements are one unit."""
+    return [("UPDATE search_progress SET through = ?", (rows[-1][0],)), *_put(rows)]
+
+
+def _put(rows: Sequence[Row]) -> list[Statement]:
     values: list[Any] = []
     for message_id, conversation, message_type, body in rows:
         text = _text(message_type, body)
         if text:
             values += (message_id, f"{indexed_text(text)} {_CONVERSATION}{conversation}")
-    statements: list[Statement] = [("UPDATE search_progress SET through = ?", (rows[-1][0],))]
-    if values:
-        marks = ",".join(["(?,?)"] * (len(values) // 2))
-        # Or replace: what was lost of the progress alone must not stop the index for good.
-        statements.append((f"INSERT OR REPLACE INTO search_index (rowid, terms) VALUES {marks}", values))
-    return statements
+    if not values:
+        return []
+    marks = ",".join(["(?,?)"] * (len(values) // 2))
+    # Or replace: it was edited; or the progress alone was lost, which must not stop the index for good.
+    return [(f"INSERT OR REPLACE INTO search_index (rowid, terms) VALUES {marks}", values)]
+
+
+def edited(message_id: int) -> Statement:
+    """Note that a message says something else now."""
+    return "INSERT OR IGNORE INTO search_edited VALUES (?)", (message_id,)
+
+
+def edited_rows(read: Read, limit: int) -> list[Row]:
+    """As `unindexed`, and the `rev`, of messages that were edited since they came into the index."""
+    return read(
+        f"SELECT id, conversation, type, {_BODY}, rev FROM messages WHERE id IN (SELECT id FROM search_edited LIMIT ?)",
+        (*_BODY_PARAMS, limit),
+    )
+
+
+def index_again(rows: Sequence[Row]) -> list[Statement]:
+    """Replace these messages (of `edited_rows`) in the index; one unit."""
+    # One that was edited again since it was read stays noted.
+    said = "DELETE FROM search_edited WHERE id = ? AND EXISTS (SELECT 1 FROM messages WHERE id = ? AND rev = ?)"
+    return [*((said, (row[0], row[0], row[4])) for row in rows), *_put([row[:4] for row in rows])]
 
 
 # ---------------------------------------------------------------- a search
@@ -205,7 +232,15 @@ class _Search:
                 (f"({places}) AND {words}", self._wanted.first_id, end, _CANDIDATES_A_STEP),
             )
             ids += [row[0] for row in rows]
-        return sorted(ids, reverse=True)[:_CANDIDATES_A_STEP]
+        return sorted({*ids, *self._edited(end)}, reverse=True)[:_CANDIDATES_A_STEP]
+
+    def _edited(self, end: int) -> list[int]:
+        """The newest messages below `end` that the index has with an old text, of anybody's: there are few."""
+        rows = self._read(
+            "SELECT id FROM search_edited WHERE id >= ? AND id < ? ORDER BY id DESC LIMIT ?",
+            (self._wanted.first_id, end, _CANDIDATES_A_STEP),
+        )
+        return [row[0] for row in rows]
 
     def _look_at(self, ids: Sequence[int]) -> int | None:
         """Keep those of some messages that match; if the page is full before their end, the last id looked at."""

@@ -81,4 +81,5 @@ async def change_password(state: State, ctx: Context, request: ChangePassword) -
     message, spared = "the password was changed; log in again", with_its_token(state, ctx, session.session_id)
     after_revocation(state, ctx, user_id, message, keep=session, spared=spared)
     ctx.log.info("authn_password_change", user_id=user_id, address=session.address)
+    ctx.emit("audit", what="authn_password_change", user_id=user_id, address=session.address)
     return {}

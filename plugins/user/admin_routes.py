@@ -136,4 +136,6 @@ def _unknown(user_id: str) -> NotFound:
 
 def _log(ctx: Context, event: str, **fields: Any) -> None:
     # The session tells an API key's name where there is no user.
-    ctx.log.info(event, by=ctx.session.user_id, by_session=ctx.session.session_id, address=ctx.session.address, **fields)
+    by = {"by": ctx.session.user_id, "by_session": ctx.session.session_id, "address": ctx.session.address}
+    ctx.log.info(event, **by, **fields)
+    ctx.emit("audit", what="authz_admin", action=event, **by, **fields)

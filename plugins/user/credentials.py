@@ -56,6 +56,7 @@ async def _of_key(state: State, ctx: AppContext, key: store.ApiKey, credentials:
         refusal = _wrong_key(state, ctx, credentials.address)
         if isinstance(refusal, NotAuthenticated):  # beyond the limit not even a line of the log
             ctx.log.info("authn_key_fail", key=key.name, address=credentials.address, revoked=key.revoked_at is not None)
+            ctx.emit("audit", what="authn_key_fail", key=key.name, address=credentials.address)
         raise refusal
     user_id = credentials.acting_for
     if user_id is not None:

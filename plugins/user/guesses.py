@@ -43,6 +43,7 @@ async def compare(
     else:
         state.guesses.failed(attempt, ctx.clock.monotonic())
         ctx.log.info("authn_login_fail", user_id=user_id, address=ctx.session.address)
+        ctx.emit("audit", what="authn_login_fail", user_id=user_id, address=ctx.session.address)
     return verdict
 
 
@@ -57,5 +58,6 @@ async def _admit(state: State, ctx: Context, user_id: str, known_device: str | N
         if now_s >= give_up_at_s or not state.guesses.is_undecided(user_id, known_device=known_device):
             # Not `info`: the log would grow at the guesser's speed. The failures before this one are there.
             ctx.log.debug("authn_login_fail_max", user_id=user_id, address=ctx.session.address)
+            ctx.emit("audit", what="authn_login_fail_max", user_id=user_id, address=ctx.session.address)
             raise RateLimited("too many wrong passwords; wait, then try again", retry_after_ms=math.ceil(outcome * 1000))
         await trio.sleep(_LOOK_AGAIN_S)

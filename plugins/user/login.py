@@ -83,6 +83,8 @@ async def log_in(state: State, ctx: Context, request: Login) -> dict[str, Any]:
 
         await _bind(state, ctx, request, account, session_id, device_id, expires_at, revocations, check_again)
         ctx.log.info("authn_login_success", user_id=account.user_id, session=session_id, address=ctx.session.address)
+        who = {"user_id": account.user_id, "session": session_id, "address": ctx.session.address}
+        ctx.emit("audit", what="authn_login_success", **who)
         return {
             **await _welcome(state, ctx, request, expires_at),
             "token": token,
@@ -150,6 +152,7 @@ async def refresh(state: State, ctx: Context, request: Refresh) -> dict[str, Any
         message = "a refresh token of this session was used twice; log in again"
         after_revocation(state, ctx, user_id, message, session_ids={session_id})
         ctx.log.warning("authn_token_reuse", user_id=user_id, session=session_id, address=ctx.session.address)
+        ctx.emit("audit", what="authn_token_reuse", user_id=user_id, session=session_id, address=ctx.session.address)
     if not exchanged:
         raise NotAuthenticated(INVALID)
     session_id, user_id = exchanged[0]

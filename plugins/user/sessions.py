@@ -152,6 +152,7 @@ async def log_out(state: State, ctx: Context, request: Logout) -> dict[str, Any]
     await end_sessions(state, ctx, user_id, "logged out", session_ids=session_ids)
     ctx.logout_after_answer("kicked", "logged out")
     ctx.log.info("session_logout", user_id=user_id, session=session.session_id, all=request.all)
+    ctx.emit("audit", what="session_logout", user_id=user_id, session=session.session_id, address=session.address)
     return {}
 
 
@@ -166,6 +167,7 @@ async def kick_device(state: State, ctx: Context, request: KickDevice) -> dict[s
     if is_own:
         ctx.logout_after_answer("kicked", "logged out")
     ctx.log.info("authn_token_revoked", user_id=user_id, session=request.session_id)
+    ctx.emit("audit", what="authn_token_revoked", user_id=user_id, session=request.session_id)
     return {}
 
 

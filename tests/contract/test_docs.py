@@ -94,7 +94,7 @@ def test_protocol_marks_what_is_missing():
     callable_ids = {row.command_id for row in table()}
     assert {row.command_id: row.name for row in table()}.items() <= names.items()
     assert later.isdisjoint(callable_ids)
-    pushes = {2, 3, 5001, 5004, 5007, 5005, 5006, 5009}
+    pushes = {2, 3, 5001, 5003, 5004, 5005, 5006, 5007, 5008, 5009}
     assert set(names) - later == callable_ids | pushes
 
 

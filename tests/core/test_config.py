@@ -60,11 +60,12 @@ def error_of(path: Path | None, overrides: tuple[str, ...] = (), environ: Mappin
 def test_the_sample_file_has_the_defaults() -> None:
     """conf/imserver.toml sets every key to its default, so it can serve as the manual."""
     config = load_config(ROOT / "conf/imserver.toml", (), {})
-    own = {"recall_window": "2m", "require_friendship": False}
+    own = {"recall_window": "2m", "keep_direct": "0s", "keep_group": "0s", "require_friendship": False}
     files = {"max_size": "25MiB", "allowed_types": ["*/*"], "quota": "1GiB", "max_files": 10000, "uploads_per_user": 8}
     files |= {"orphan_ttl": "24h", "upload_ttl": "24h"}
     friends = {"max_friends": 5000, "max_pending": 500, "max_blocked": 5000, "request_ttl": "30d"}
-    assert config.plugins.settings == {"message": own, "file": files, "friend": friends}
+    groups = {"max_members": 10000, "max_groups": 500, "max_admins": 50, "max_requests": 500, "request_ttl": "30d"}
+    assert config.plugins.settings == {"message": own, "file": files, "friend": friends, "group": groups}
     folder = ROOT / "conf"
     assert config.server.data_dir == folder / "data"
     assert config.auth.secret_file == folder / "data/secret"
@@ -89,6 +90,7 @@ def test_every_key_is_documented(name: str) -> None:
             "plugins.message",
             "plugins.file",
             "plugins.friend",
+            "plugins.group",
         }
     assert found == set(known_keys())
 
@@ -123,7 +125,7 @@ def test_without_a_file_there_are_defaults(folder: Path) -> None:
     assert config.server.data_dir == folder / "data"
     assert config.auth.secret_file == folder / "data/secret"
     assert config.tcp.listen == (Address("127.0.0.1", 9000),)
-    assert config.plugins.enabled == ("user", "message", "friend", "push", "file", "search", "admin")
+    assert config.plugins.enabled == ("user", "message", "friend", "group", "push", "file", "search", "admin")
     assert config.limits.exempt_addresses == (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1"))
 
 

@@ -13,57 +13,113 @@ import pytest
 from helpers import FakeClock, FaultyStore, InlineReads, ManualJournal, ManualShard, now
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from imserver import conversations as module
-from imserver.conversation import KEY_LIFE_MS, Draft
+from imserver.conversation import KEY_LIFE_MS, Draft, State, proof_of, write_state
 from imserver.conversations import Conversations
-from imserver.errors import Conflict, NotLoaded, StorageUnavailable
+from imserver.errors import Conflict, NotFound, NotLoaded, PermissionDenied, StorageUnavailable
 from imserver.journal import Write
+from imserver.protocol.body import encode_msgpack
 from imserver.section import Section
 from imserver.snowflake import Snowflakes
 from imserver.storage.database import Database
 from imserver.storage.messages import MessageStore
 
 USERS = ("ann", "bob", "cyd")
-NAMES = ("d:ann:bob", "d:ann:cyd", "d:bob:cyd", "d:ann:ann")
+DIRECT = ("d:ann:bob", "d:ann:ann")
+GROUPS = ("g:one", "g:two")
+NAMES = DIRECT + GROUPS
 
 names = st.sampled_from(NAMES)
+groups = st.sampled_from(GROUPS)
 client_ids = st.sampled_from(["k1", "k2", "k3", "k4"])
 contents = st.sampled_from([("text", "a"), ("text", "b"), ("system", "a"), ("custom", {"x": [1]})])
 seqs = st.integers(0, 12)
-sides = st.integers(0, 1)
-operations = st.one_of(
-    st.tuples(st.just("append"), names, sides, client_ids, contents),
-    st.tuples(st.just("read"), names, sides, seqs),
+sides = st.integers(0, 2)
+users = st.lists(st.sampled_from(USERS), min_size=1, max_size=3)
+#: Of messages: most are asked for while there are few.
+places = st.sampled_from([1, 1, 1, 2, 2, 3, 4])
+appends = st.tuples(st.just("append"), names, sides, client_ids, contents)
+membership = st.one_of(
+    st.tuples(st.just("open"), groups, users),
+    st.tuples(st.just("add"), groups, users, st.booleans()),
+    st.tuples(st.just("remove"), groups, users),
+    st.tuples(st.just("hide"), names, sides),
+    st.tuples(st.just("set"), names, sides, st.booleans(), st.booleans()),
+    st.tuples(st.just("fact"), names, st.integers(0, 3)),
 )
-
-
-def members_of(name):
-    """The two users of a conversation (or the one who writes to herself)."""
-    return name[2:].split(":")
+changes = st.one_of(
+    st.tuples(st.just("recall"), names, places),
+    st.tuples(st.just("edit"), names, places, st.sampled_from(["a", "c"])),
+    st.tuples(st.just("react"), names, places, sides, st.sampled_from("xy"), st.booleans()),
+    st.tuples(st.just("delete"), names, places),
+)
+operations = st.one_of(appends, appends, st.tuples(st.just("read"), names, sides, seqs), membership, changes)
+#: Those that change a message, which must be in memory first.
+ON_MESSAGES = ("recall", "edit", "react")
 
 
 class World:
-    """Conversations by name: their messages in order, and what each user has read."""
+    """Conversations by name: their messages in order, their members, and what each of these has read, hidden and set."""
 
     def __init__(self):
         self.messages = {name: [] for name in NAMES}
-        self.read = {name: dict.fromkeys(members_of(name), 0) for name in NAMES}
+        self.rev = dict.fromkeys(NAMES, 0)
+        self.facts = dict.fromkeys(NAMES, 0)
+        self.is_open = set()  # groups that were opened
+        self.left = {name: {} for name in NAMES}
+        self.members = {name: {} for name in NAMES}
+        for name in DIRECT:
+            self.enter(name, name[2:].split(":"))
+
+    def enter(self, name, users, joined=0, entered=0):
+        for user in users:
+            self.left[name].pop(user, None)
+            self.members[name].setdefault(
+                user, {"joined": joined, "entered": entered, "read": entered, "hidden": 0, "set": (False, False)}
+            )
 
     def copy(self):
         return copy.deepcopy(self)
 
+    def exists(self, name):
+        return name in self.is_open or bool(self.messages[name])
+
+    def user(self, name, side):
+        """A user who may be a member of a group, and is one of a direct conversation."""
+        return USERS[side] if name in GROUPS else sorted(self.members[name])[side % len(self.members[name])]
+
+    def message(self, name, seq):
+        """It, unless there is none, or none any more."""
+        found = self.messages[name][seq - 1] if 0 < seq <= len(self.messages[name]) else None
+        return None if found is None or found["deleted"] else found
+
     def unread(self, name, user):
         """Wire protocol, section 4, "Unread", word by word."""
+        member = self.members[name][user]
         return sum(
             1
             for message in self.messages[name]
-            if message["seq"] > self.read[name][user] and message["sender"] != user and message["type"] != "system"
+            if message["seq"] > max(member["read"], member["joined"], member["hidden"])
+            and message["sender"] != user
+            and message["type"] != "system"
+            and not message["recalled"]
+            and not message["deleted"]
         )
 
     def state(self, name, user):
-        return (len(self.messages[name]), self.read[name][user], self.unread(name, user))
+        """What SYNC tells: of a member, of somebody who was one, of a stranger."""
+        if user in self.left[name]:
+            return ("left", self.left[name][user])
+        if user not in self.members[name] or not self.exists(name):
+            return None
+        member = self.members[name][user]
+        return (len(self.messages[name]), self.rev[name], member["read"], self.unread(name, user), *member["set"])
+
+    def change(self, name, message, **fields):
+        self.rev[name] += 1
+        message.update(fields, rev=self.rev[name])
 
 
 class Machine(RuleBasedStateMachine):
@@ -83,7 +139,7 @@ class Machine(RuleBasedStateMachine):
         self.open()
 
     def open(self):
-        self.database = Database(self.folder, {})
+        self.database = Database(self.folder, {"test": ["CREATE TABLE facts (name TEXT PRIMARY KEY, value INTEGER)"]})
         self.faulty = FaultyStore(self.database)
         self.store = MessageStore(InlineReads(self.database))
         self.journal = ManualJournal(self.faulty, lambda batches: self.conversations.forget(batches))
@@ -107,18 +163,34 @@ class Machine(RuleBasedStateMachine):
     # ------------------------------------------------------------ handlers
 
     def conversation(self, name):
+        """It, or None for a group that was not opened."""
         found = self.conversations.require(name)
-        return found if found is not None else self.conversations.open_direct(name, members_of(name))
+        if found is None and name in DIRECT:
+            found = self.conversations.open_direct(name, name[2:].split(":"))
+        return found
+
+    def load_message(self, name):
+        return lambda number, seq: self.store.open_message(name, number, seq)
+
+    def prepare(self, operation, world):
+        """A handler reads before it writes."""
+        kind, name, *rest = operation
+        conversation = self.conversation(name)
+        if kind in ON_MESSAGES and conversation is not None:
+            self.conversations.message_changes.require(conversation, rest[0], self.load_message(name))
+        return len(world.messages[name])
 
     def run(self, handler):
         """As the router runs a `def` handler: again after each load; taken back if it raises."""
-        for _ in range(10):
+        for _ in range(20):
             self.section.begin()
             world = self.memory.copy()
             try:
                 result = handler(world)
             except NotLoaded as exc:
                 self.section.abandon()
+                if exc.key[0] == "message" and self.memory.message(*exc.key[1:]) is not None:
+                    self.settle()
                 now(exc.loader())
             except Exception:
                 self.section.abandon()
@@ -130,106 +202,245 @@ class Machine(RuleBasedStateMachine):
                 return result
         raise AssertionError("it is never loaded")
 
+    def settle(self):
+        """As the loader of a message waits for what is open or in flight."""
+        for _ in range(2):
+            if self.in_flight is None:
+                self.take()
+            if self.in_flight is not None:
+                self.commit()
+
+    def write(self, change, *args, **options):
+        self.section.enter()
+        try:
+            return change(*args, **options)
+        finally:
+            self.section.leave()
+
     def append(self, world, name, side, client_id, content):
-        user = members_of(name)[side]
+        user = world.user(name, side)
         message_type, body = content
         messages = world.messages[name]
         # Newest first: after its life a key may be used again.
         known = next((m for m in reversed(messages) if (m["sender"], m["client_id"]) == (user, client_id)), None)
-        is_same = known is not None and (known["type"], known["body"]) == content
+        is_same = known is not None and known["first"] == content
         is_old = known is not None and self.clock.now_ms() - known["sent_at"] > KEY_LIFE_MS
         conversation = self.conversation(name)
+        if conversation is None:
+            return
         draft = Draft(name, user, client_id, message_type, body)
-        self.section.enter()
         try:
-            stored = self.conversations.append(conversation, draft, 0)
+            stored = self.write(self.conversations.append, conversation, draft, 0)
         except Conflict as exc:
             assert known is not None, "a conflict with nothing"
             assert not is_same, "a conflict with the same content"
             assert exc.error == "idempotency_conflict"  # noqa: PT017 - whether it is raised depends on the model
             return
-        finally:
-            self.section.leave()
+        except PermissionDenied:
+            assert user not in world.members[name], "a member may not write"
+            return
         if stored.message is None:
             assert known is not None, "a duplicate of nothing"
             assert is_same, "a duplicate of another content"
             first = (known["seq"], known["message_id"], known["sent_at"])
             assert (stored.seq, stored.message_id, stored.sent_at) == first
             return
+        assert user in world.members[name], "who is no member has written"
         assert known is None or is_old, "a key was forgotten within its life"
         assert stored.seq == len(messages) + 1
+        world.rev[name] += 1
+        assert stored.message.rev == world.rev[name]
+        assert set(conversation.recipients) == set(world.members[name])
         messages.append(
             {
                 "seq": stored.seq,
+                "rev": world.rev[name],
                 "sender": user,
                 "client_id": client_id,
                 "type": message_type,
                 "body": body,
                 "message_id": stored.message_id,
                 "sent_at": stored.sent_at,
+                "first": content,
+                "edited_at": None,
+                "recalled": None,
+                "reactions": None,
+                "deleted": False,
             }
         )
-        world.read[name][user] = stored.seq
+        world.members[name][user]["read"] = stored.seq
 
-    def mark_read(self, world, name, side, seq):
-        user = members_of(name)[side]
+    def read(self, world, name, side, seq):
+        user = world.user(name, side)
         conversation = self.conversation(name)
+        if conversation is None or user not in world.members[name]:
+            return
         member = conversation.members[user]
-        self.section.enter()
-        try:
-            has_moved = self.conversations.mark_read(conversation, member, seq)
-        finally:
-            self.section.leave()
-        wanted = min(seq, len(world.messages[name]))
-        assert has_moved == (wanted > world.read[name][user])
-        world.read[name][user] = max(world.read[name][user], wanted)
+        has_moved = self.write(self.conversations.mark_read, conversation, member, seq)
+        wanted, known = min(seq, len(world.messages[name])), world.members[name][user]
+        assert has_moved == (wanted > known["read"])
+        known["read"] = max(known["read"], wanted)
         assert conversation.unread(member) == world.unread(name, user)
 
-    def carry_out(self, world, operation):
-        kind, *rest = operation
-        (self.append if kind == "append" else self.mark_read)(world, *rest)
+    def open_group(self, world, name, users):
+        try:
+            self.write(self.conversations.membership.open_group, name, users)
+        except Conflict:
+            assert name in world.is_open
+            return
+        assert name not in world.is_open
+        world.is_open.add(name)
+        world.enter(name, users)
+
+    def add(self, world, name, users, sees_all):
+        conversation = self.conversation(name)
+        if conversation is None:
+            return
+        new = self.write(self.conversations.membership.add, conversation, users, sees_all=sees_all)
+        assert new == [user for user in dict.fromkeys(users) if user not in world.members[name]]
+        last = len(world.messages[name])
+        world.enter(name, users, 0 if sees_all else last, last)
+
+    def remove(self, world, name, users):
+        conversation = self.conversation(name)
+        if conversation is None:
+            return
+        gone = self.write(self.conversations.membership.remove, conversation, users)
+        assert set(gone) == set(users) & set(world.members[name])
+        for user in gone:
+            del world.members[name][user]
+            world.left[name][user] = len(world.messages[name])
+
+    def hide(self, world, name, side):
+        user = world.user(name, side)
+        if world.exists(name) and user in world.members[name]:
+            conversation = self.conversation(name)
+            self.write(self.conversations.membership.hide, conversation, conversation.members[user])
+            world.members[name][user]["hidden"] = len(world.messages[name])
+
+    def set(self, world, name, side, muted, pinned):
+        user = world.user(name, side)
+        if world.exists(name) and user in world.members[name]:
+            conversation = self.conversation(name)
+            self.write(
+                self.conversations.membership.set, conversation, conversation.members[user], muted=muted, pinned=pinned
+            )
+            world.members[name][user]["set"] = (muted, pinned)
+
+    def change_message(self, world, name, seq, change, *args, **options):
+        """Change a message; gives the model's, if it was changed."""
+        conversation = self.conversation(name)
+        if conversation is None:
+            return None
+        known = world.message(name, seq)
+        try:
+            found = self.write(change, conversation, seq, *args, self.load_message(name), **options)
+        except NotFound:
+            assert known is None
+            return None
+        except Conflict:
+            assert known["recalled"]
+            return None
+        assert known is not None
+        if found is None:
+            return None
+        assert found.rev == world.rev[name] + 1
+        return known
+
+    def recall(self, world, name, seq):
+        known = self.change_message(world, name, seq, self.conversations.message_changes.recall)
+        if known is not None:
+            assert not known["recalled"]
+            world.change(name, known, recalled=True, body=None, reactions=None, edited_at=None)
+
+    def edit(self, world, name, seq, body):
+        known = self.change_message(world, name, seq, self.conversations.message_changes.edit, body)
+        if known is not None:
+            assert known["edited_at"] is None or known["body"] != body
+            world.change(name, known, body=body, edited_at=self.clock.now_ms())
+
+    def react(self, world, name, seq, side, emoji, remove):
+        user = world.user(name, side)
+        react = self.conversations.message_changes.react
+        known = self.change_message(world, name, seq, react, user, emoji, remove=remove)
+        if known is not None:
+            reactions = {key: list(whose) for key, whose in (known["reactions"] or {}).items()}
+            assert (user in reactions.get(emoji, [])) == remove
+            if remove:
+                reactions[emoji].remove(user)
+            else:
+                reactions.setdefault(emoji, []).append(user)
+            reactions = {key: whose for key, whose in reactions.items() if whose}
+            world.change(name, known, reactions=reactions or None)
+
+    def delete(self, world, name, seq):
+        known = world.message(name, seq)
+        if known is None:
+            return
+        conversation = self.conversation(name)
+        kept = write_state(State(proof_of(known["first"][0], encode_msgpack(known["first"][1]))))
+        self.write(self.conversations.message_changes.delete, conversation, [seq], [kept])
+        known["deleted"] = True
+
+    def fact(self, world, name, value):
+        if not world.exists(name):
+            return
+        conversation = self.conversation(name)
+        if (conversation.facts or {}).get("test", world.facts[name]) != world.facts[name]:
+            raise AssertionError("a fact of another time")
+        self.write(self.conversations.membership.set_fact, conversation, "test", value)
+        statement = "INSERT INTO facts VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value", (name, value)
+        self.write(lambda: self.journal.open_batch().writes.append(Write([statement], 0)))
+        world.facts[name] = value
+
+    def carry_out(self, world, operation, counts):
+        kind, name, *rest = operation
+        if kind in (*ON_MESSAGES, "delete") and rest[0] > counts[name]:
+            return  # it came in this very handler: it cannot be read from the file
+        getattr(self, {"open": "open_group"}.get(kind, kind))(world, name, *rest)
+
+    def handler(self, several):
+        def handle(world):
+            counts = {operation[1]: self.prepare(operation, world) for operation in several}
+            for operation in several:
+                self.carry_out(world, operation, counts)
+
+        return handle
 
     # ------------------------------------------------------------ rules
 
+    @initialize()
+    def begin(self):
+        """There is something to change from the start on."""
+        said = [("append", name, 0, f"k{number}", ("text", "a")) for number in (1, 2) for name in ("d:ann:bob", "g:one")]
+        self.run(self.handler([("open", "g:one", ["ann", "bob"]), *said]))
+        self.commit_at_once()
+
     @rule(operation=operations)
     def handle(self, operation):
-        self.run(lambda world: self.carry_out(world, operation))
+        self.run(self.handler([operation]))
 
     @rule(several=st.lists(operations, min_size=2, max_size=5))
     def handle_several(self, several):
         """A handler that does more than one thing."""
-
-        def handler(world):
-            for operation in several:
-                self.conversation(operation[1])  # it reads before it writes
-            for operation in several:
-                self.carry_out(world, operation)
-
-        before = self.memory
         try:
-            self.run(handler)
+            self.run(self.handler(several))
         except AssertionError as exc:
             if "never loaded" not in str(exc):  # more conversations than memory has room for: not what this tests
                 raise
-            self.memory = before
 
     @rule(several=st.lists(operations, min_size=1, max_size=4))
     def handle_and_raise(self, several):
         """A handler that raises after it has written: nothing of it remains."""
 
         def handler(world):
-            for operation in several:
-                self.conversation(operation[1])
-            for operation in several:
-                self.carry_out(world, operation)
+            self.handler(several)(world)
             raise ZeroDivisionError
 
-        before = self.memory.copy()
         with pytest.raises((ZeroDivisionError, AssertionError)) as caught:
             self.run(handler)
         if caught.type is AssertionError:
             assert "never loaded" in str(caught.value), caught.value
-        self.memory = before
 
     @precondition(lambda self: self.in_flight is None)
     @rule()
@@ -297,7 +508,10 @@ class Machine(RuleBasedStateMachine):
         rows, more = now(self.store.sync(user, 0, 100))
         assert not more
         cursor = rows[-1].change if rows else 0
-        self.cursors[user].append((cursor, {name: self.durable.state(name, user) for name in NAMES if user in name}))
+        # From the beginning nothing is told of what was hidden or left; that may be told again, or never.
+        told = {row.conversation_id for row in rows}
+        states = {name: self.durable.state(name, user) for name in NAMES}
+        self.cursors[user].append((cursor, {name: state for name, state in states.items() if state is None or name in told}))
 
     @rule()
     def crash(self):
@@ -313,50 +527,95 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def memory_agrees(self):
         held = 0
+        open_seqs = {(name, seq) for name, found in self.conversations._by_id.items() for seq in found.open_seqs or ()}
+        assert open_seqs == set(self.conversations.message_changes._open)
         for name, conversation in self.conversations._by_id.items():
             held += conversation.key_count
             messages = self.memory.messages[name]
             assert conversation.is_alive
-            assert conversation.last_seq == conversation.last_rev == len(messages)
-            assert list(conversation.silent_seqs) == [m["seq"] for m in messages if m["type"] == "system"]
-            assert (conversation.number is None) == (not messages)
+            assert (conversation.last_seq, conversation.last_rev) == (len(messages), self.memory.rev[name])
+            assert list(conversation.silent_seqs) == sorted(set(conversation.silent_seqs))
+            assert (conversation.number is not None) == self.memory.exists(name)
+            assert (conversation.facts or {}).get("test", self.memory.facts[name]) == self.memory.facts[name]
+            if name in GROUPS or conversation.members:
+                assert set(conversation.recipients) == set(conversation.members) == set(self.memory.members[name])
             for user, member in conversation.members.items():
-                assert member.read_seq == self.memory.read[name][user]
+                known = self.memory.members[name][user]
+                assert (member.joined_seq, member.entered_seq) == (known["joined"], known["entered"])
+                assert (member.read_seq, member.hidden_seq) == (known["read"], known["hidden"])
+                assert (member.muted, member.pinned) == known["set"]
                 assert conversation.unread(member) == self.memory.unread(name, user)
+            for seq in conversation.open_seqs or ():
+                self.check_open(name, seq)
         assert self.conversations._keys_held == held, "the bound on keys counts wrong"
+        changes = self.conversations.message_changes
+        assert changes._open_bytes == sum(found.body_bytes for found in changes._open.values() if found is not None)
+
+    def check_open(self, name, seq):
+        found, known = self.conversations.message_changes._open[name, seq], self.memory.message(name, seq)
+        assert (found is None) == (known is None)
+        if found is not None:
+            assert {key: getattr(found.message, key) for key in SHOWN} == {key: known[key] for key in SHOWN}
 
     def check_durable(self):
-        """The database, SYNC and what was pushed agree with the model's durable world."""
+        """The database, SYNC, CHANGES and what was pushed agree with the model's durable world."""
         for name in NAMES:
-            expected = self.durable.messages[name]
+            messages = self.durable.messages[name]
+            expected = [message for message in messages if not message["deleted"]]
+            shown = [{key: message[key] for key in SHOWN} for message in expected]
             found = now(self.store.history(name, 0, 0, None, 1000)).messages
-            keys = ("seq", "sender", "client_id", "type", "body", "message_id", "sent_at")
-            assert [{key: getattr(message, key) for key in keys} for message in found] == expected
-            assert [message.seq for message in found] == list(range(1, len(expected) + 1))
+            assert [{key: getattr(message, key) for key in SHOWN} for message in found] == shown
+            assert [message["seq"] for message in messages] == list(range(1, len(messages) + 1))
             assert [(message.seq, message.message_id) for message in self.pushed[name]] == [
-                (message["seq"], message["message_id"]) for message in expected
+                (message["seq"], message["message_id"]) for message in messages
             ]
+            for since in range(self.durable.rev[name] + 1):
+                changed, last_rev = now(self.store.changes(name, 0, since, 1000))
+                assert last_rev == self.durable.rev[name]
+                revs = sorted((m["rev"], m["seq"]) for m in expected if m["rev"] > since)
+                assert [(message.rev, message.seq) for message in changed] == revs
+            value = self.database.read_now("SELECT coalesce(max(value), 0) FROM facts WHERE name = ?", (name,))[0][0]
+            assert value == self.durable.facts[name]
         ids = [int(message["message_id"], 16) for name in NAMES for message in self.durable.messages[name]]
         assert len(set(ids)) == len(ids)
         for user in USERS:
-            rows, _ = now(self.store.sync(user, 0, 100))
-            found = {row.conversation_id: (row.last_seq, row.read_seq, row.unread) for row in rows}
-            assert found == {
-                name: self.durable.state(name, user)
-                for name in NAMES
-                if user in members_of(name) and self.durable.messages[name]
-            }
-            assert [row.change for row in rows] == sorted(row.change for row in rows)
-            for cursor, states in self.cursors[user][-3:]:
-                changed, _ = now(self.store.sync(user, cursor, 100))
-                told = {row.conversation_id for row in changed}
-                for name, before in states.items():
-                    assert self.durable.state(name, user) == before or name in told, "SYNC kept a change to itself"
+            self.check_sync(user)
+
+    def check_sync(self, user):
+        rows, _ = now(self.store.sync(user, 0, 100))
+        found = {row.conversation_id: told_of(row) for row in rows}
+        states = {name: self.durable.state(name, user) for name in NAMES}
+        for name, state in states.items():
+            member = self.durable.members[name].get(user)
+            is_hidden = member is not None and 0 < member["hidden"] >= len(self.durable.messages[name])
+            is_told = state is not None and state[0] != "left" and not is_hidden
+            assert found.get(name) == (state if is_told else None)
+        assert [row.change for row in rows] == sorted(row.change for row in rows)
+        for cursor, before in self.cursors[user][-3:]:
+            changed, _ = now(self.store.sync(user, cursor, 100))
+            told = {row.conversation_id: told_of(row) for row in changed}
+            assert all(states[name] == state for name, state in told.items())
+            if cursor:
+                for name, state in before.items():
+                    assert states[name] == state or name in told, "SYNC kept a change to itself"
+
+
+#: What is compared of a message.
+SHOWN = (
+    "seq", "rev", "sender", "client_id", "type", "body", "message_id", "sent_at", "edited_at", "recalled", "reactions",
+)  # fmt: skip
+
+
+def told_of(row):
+    """A row of SYNC as the model has it."""
+    if row.is_left:
+        return ("left", row.last_seq)
+    return (row.last_seq, row.last_rev, row.read_seq, row.unread, row.muted, row.pinned)
 
 
 Machine.TestCase.settings = settings(
-    max_examples=100,
-    stateful_step_count=40,
+    max_examples=40,
+    stateful_step_count=50,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
 )

@@ -163,7 +163,9 @@ async def test_nobody_is_told_in_a_very_large_group(open_rig, members, is_told):
         names = ["a", "b", *(f"m{number}" for number in range(members - 2))]
         with closing(apsw.Connection(str(rig.folder / "imserver.db"))) as connection, connection:
             connection.execute("INSERT INTO conversations VALUES (1, 'g:big', 'group', 0)")
-            connection.executemany("INSERT INTO members VALUES (1, ?, 0, 0, 0, 0)", [(name,) for name in names])
+            columns = "conversation, user_id, joined_seq, read_seq, hidden_seq, changed"
+            rows = [(name,) for name in names]
+            connection.executemany(f"INSERT INTO members ({columns}) VALUES (1, ?, 0, 0, 0, 0)", rows)
         a, b = await rig.login("a"), await rig.login("b")
         await a.ok(TYPING, conversation_id="g:big")
         assert await told(b) == ([("a", True)] if is_told else [])

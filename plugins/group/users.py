@@ -1,0 +1,65 @@
+"""What the group commands ask of the user plugin, and who of many can be added."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import trio
+
+from imserver.plugin import TooLarge
+from imserver_plugins.group.requests import MAX_USERS
+from imserver_plugins.group.seats import Seats
+
+if TYPE_CHECKING:
+    from imserver.plugin import Context
+
+GET_USER = 1006
+#: Of one GET_USER.
+_USERS_A_LOOK = 100
+
+_T = TypeVar("_T")
+
+
+def user_of(ctx: Context) -> str:
+    """The user who asks; the router has seen to it that there is one."""
+    user_id = ctx.session.user_id
+    assert user_id is not None
+    return user_id
+
+
+async def profiles(ctx: Context, user_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Profiles by user id, as GET_USER has them."""
+    found: dict[str, dict[str, Any]] = {}
+    for start in range(0, len(user_ids), _USERS_A_LOOK):
+        answer = await ctx.call(GET_USER, {"user_ids": list(user_ids[start : start + _USERS_A_LOOK])})
+        found.update((profile["user_id"], profile) for profile in answer["users"])
+    return found
+
+
+async def sort_out(seats: Seats, ctx: Context, user_ids: Sequence[str]) -> tuple[list[str], list[dict[str, str]]]:
+    """Who exists and has room for another group; and who does not, with the reason. Call it inside `Seats.taking`.
+
+    Raises:
+        TooLarge: these are more than one request may name.
+    """
+    if len(user_ids) > MAX_USERS:
+        raise TooLarge(f"at most {MAX_USERS} users in one request", field="user_ids")
+    known = await profiles(ctx, user_ids)
+    full = await seats.full(ctx, [user_id for user_id in user_ids if user_id in known])
+    good, failed = [], []
+    for user_id in user_ids:
+        if user_id not in known:
+            failed.append({"user_id": user_id, "error": "not_found"})
+        elif user_id in full:
+            failed.append({"user_id": user_id, "error": "group_limit"})
+        else:
+            good.append(user_id)
+    return good, failed
+
+
+async def durable(write: Awaitable[_T]) -> _T:
+    """Wait for a write even if the request is cancelled (its client has gone): what follows from it must be done."""
+    with trio.CancelScope(shield=True):
+        result = await write
+    return result

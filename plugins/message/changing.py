@@ -1,0 +1,115 @@
+"""RECALL, EDIT and REACT: a stored message changes, and everybody who sees it is told (wire protocol, push 5003)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from imserver.plugin import InvalidBody, NotFound, PermissionDenied, check_body
+from imserver_plugins.message.access import conversation_for_read, user_of
+
+if TYPE_CHECKING:
+    from imserver.plugin import Context, Conversation, Draft, Message
+    from imserver_plugins.message.requests import Edit, React, Recall
+
+GET_GROUP = 4002
+MESSAGE_CHANGED: Final = 5003
+
+#: What `before_send` hooks see as the type of a reaction: who may not write may not react either.
+REACTION: Final = "reaction"
+
+
+async def recall(ctx: Context, request: Recall, window_s: float) -> dict[str, Any]:
+    """2005: by the sender within the window, or by a group's owner or admin at any time."""
+    found = await ctx.conversations.fetch(request.conversation_id)
+    conversation_for_read(ctx, found, request.conversation_id)  # before anything is said of the group
+    moderates = await _moderates(ctx, request.conversation_id)
+
+    def write(inner: Context) -> None:
+        conversation, message = visible_message(inner, request.conversation_id, request.seq)
+        if not moderates:
+            if message.sender != user_of(inner):
+                raise PermissionDenied("only its sender may recall a message, or the group's owner or an admin")
+            if not message.recalled and inner.clock.now_ms() - message.sent_at > window_s * 1000:
+                raise PermissionDenied(f"a message can be recalled for {window_s:g} s", error="recall_window")
+        recalled = inner.messages.recall(conversation, request.seq)
+        if recalled is not None:
+            _tell(inner, conversation, recalled, "recalled", {"recalled": True})
+
+    await ctx.conversations.transact(write)
+    return {}
+
+
+async def _moderates(ctx: Context, conversation_id: str) -> bool:
+    """Whether the user who asks is a group's owner or admin."""
+    if not conversation_id.startswith("g:"):
+        return False
+    try:
+        answer = await ctx.call(GET_GROUP, {"group_id": conversation_id[2:]})
+    except NotFound:
+        return False  # the plugin group is not enabled: there are no roles
+    return answer["group"].get("role") in ("owner", "admin")
+
+
+def edit(ctx: Context, request: Edit) -> dict[str, Any]:
+    """2006: by the sender. The hooks of SEND judge the new body as they did the first."""
+    conversation, message = visible_message(ctx, request.conversation_id, request.seq)
+    if message.sender != user_of(ctx):
+        raise PermissionDenied("only its sender may edit a message")
+    check_content(message.type, request.body)
+    edited = ctx.messages.edit(conversation, request.seq, request.body)
+    if edited is None:
+        return {"edited_at": message.edited_at}
+    _tell(ctx, conversation, edited, "edited", {"body": edited.body, "edited_at": edited.edited_at})
+    return {"edited_at": edited.edited_at}
+
+
+def react(ctx: Context, request: React, draft: Draft) -> dict[str, Any]:
+    """2007: by everybody who sees the message and may write here; taking a reaction back is always allowed."""
+    conversation, _ = visible_message(ctx, request.conversation_id, request.seq)
+    if not request.remove:
+        ctx.messages.check(draft)
+    user_id = user_of(ctx)
+    reacted = ctx.messages.react(conversation, request.seq, user_id, request.emoji, remove=request.remove)
+    if reacted is not None:
+        more = {"emoji": request.emoji, "removed": True} if request.remove else {"emoji": request.emoji}
+        _tell(ctx, conversation, reacted, "reacted", {"reactions": reacted.reactions or {}, **more})
+    return {}
+
+
+def visible_message(ctx: Context, conversation_id: str, seq: int) -> tuple[Conversation, Message]:
+    """A stored message that the user who asks may see, as it is now.
+
+    Raises:
+        NotFound: there is no such message, or the user came after it or has hidden it.
+        PermissionDenied: the user does not belong to its conversation.
+        NotLoaded: for the router.
+    """
+    conversation = ctx.conversations.require(conversation_id)
+    member = conversation_for_read(ctx, conversation, conversation_id)
+    if conversation is not None and member is not None and seq > member.first_visible:
+        message = ctx.messages.require(conversation, seq)
+        if message is not None:
+            return conversation, message
+    raise NotFound("there is no such message", field="seq")
+
+
+def check_content(message_type: str, body: Any) -> None:
+    """A message's body must be one of its type.
+
+    Raises:
+        InvalidBody: a text that is no string, or what no wire encoding can carry.
+    """
+    if type(body) is not str:
+        if message_type == "text":
+            raise InvalidBody("the body of a text message is a string", field="body")
+        check_body(body)
+
+
+def _tell(ctx: Context, conversation: Conversation, message: Message, change: str, state: dict[str, Any]) -> None:
+    """Push the new state to all who see the message, and tell other plugins."""
+    by = user_of(ctx)
+    what = {"conversation_id": conversation.conversation_id, "seq": message.seq, "by": by, **state}
+    # Who came later than the message does not see it, nor what becomes of it.
+    told = [member.user_id for member in conversation.members.values() if member.first_visible < message.seq]
+    ctx.push(told, MESSAGE_CHANGED, {**what, "rev": message.rev, "change": change}, except_session=ctx.session)
+    ctx.emit(f"message.{change}", message_id=message.message_id, **what)
