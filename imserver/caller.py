@@ -6,9 +6,11 @@ does not know it, and the plugins' connection hooks do not run for it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from imserver.identity import Identity
+from imserver.permissions import ADMIN
 
 if TYPE_CHECKING:
     from imserver.session import Session
@@ -80,6 +82,13 @@ class Caller:
     def is_closed(self) -> bool:
         """It takes no more frames."""
         return not self.takes_frames
+
+    def outranks(self, roles: Iterable[str]) -> bool:
+        """Whether it may all that somebody with these roles may: nobody gives more than that, or takes it from others."""
+        if ADMIN in self.roles:
+            return True
+        permissions = self.shard.router.permissions
+        return permissions.held_by(roles) <= permissions.held_by(self.roles, self.scopes)
 
     def identify(self, identity: Identity) -> None:
         """It is this one that asks."""

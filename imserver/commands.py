@@ -39,8 +39,13 @@ class Command:
 
     @property
     def role(self) -> str | None:
-        """The role that the caller needs, if one."""
-        return self.allow.removeprefix("role:") if self.allow.startswith("role:") else None
+        """The role that it names, if one; see `imserver.permissions` for who has it."""
+        return _role_of(self.allow)
+
+    @property
+    def permission(self) -> str:
+        """What `[roles]` and the scopes of API keys call it."""
+        return f"{self.owner}.{self.name}"
 
 
 @attrs.frozen
@@ -54,11 +59,21 @@ class Route:
     allow: str
     handler: Handler
     timeout_s: float | None
+    name: str = ""
 
     @property
     def role(self) -> str | None:
-        """The role that the caller needs, if one."""
-        return self.allow.removeprefix("role:") if self.allow.startswith("role:") else None
+        """The role that it names, if one; see `imserver.permissions` for who has it."""
+        return _role_of(self.allow)
+
+    @property
+    def permission(self) -> str:
+        """What `[roles]` and the scopes of API keys call it."""
+        return f"{self.owner}.{self.name}"
+
+
+def _role_of(allow: str) -> str | None:
+    return allow.removeprefix("role:") if allow.startswith("role:") else None
 
 
 class CommandTable:
@@ -140,7 +155,8 @@ def routes_of(plugin: Plugin) -> list[Route]:
             if not inspect.iscoroutinefunction(function) or not mark.path.startswith("/"):
                 raise PluginError(f"plugin {plugin.name}: @route needs a leading / and an async def {attribute}()")
             handler = _route_handler(plugin, getattr(plugin, attribute))
-            rows.append(Route(mark.method.upper(), mark.path, plugin.name, mark.allow, handler, mark.timeout_s))
+            name = mark.name or attribute.upper()
+            rows.append(Route(mark.method.upper(), mark.path, plugin.name, mark.allow, handler, mark.timeout_s, name))
     return rows
 
 

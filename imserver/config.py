@@ -26,7 +26,7 @@ from msgspec import Meta
 
 from imserver.errors import ConfigError
 from imserver.log import MASK, is_secret_name, mask_secrets
-from imserver.settings import Auth, Config, Http, Limits, Network, Plugins, Proxy, Server, Tcp, Tls
+from imserver.settings import Auth, Config, Http, Limits, Network, Plugins, Proxy, Roles, Server, Tcp, Tls
 from imserver.units import (
     SIZE,
     Address,
@@ -102,7 +102,9 @@ def load_config(path: Path | None, overrides: Sequence[str] = (), environ: Mappi
     if isinstance(plugins, Mapping):
         settings = _take_plugin_tables(plugins, place)
         tree["plugins"] = {key: value for key, value in plugins.items() if key not in settings}
+    roles: Roles = _convert(tree.pop("roles", {}), Roles, "", place.child("roles"))
     config = _build(Config, tree, place)
+    config = attrs.evolve(config, roles=MappingProxyType(dict(roles)))
     if "secret_file" not in tree.get("auth", {}):
         config = attrs.evolve(config, auth=attrs.evolve(config.auth, secret_file=config.server.data_dir / "secret"))
     frozen = MappingProxyType({name: MappingProxyType(table) for name, table in settings.items()})
@@ -141,6 +143,8 @@ def as_plain(settings: Any) -> dict[str, Any]:
             plain[field.key] = MASK if is_secret_name(field.key) else _plain(value, field.unit)
     if isinstance(settings, Config):
         plain["plugins"] |= {name: _plain(table, "") for name, table in settings.plugins.settings.items()}
+        if settings.roles:
+            plain["roles"] = _plain(settings.roles, "")
     return plain
 
 
@@ -265,8 +269,8 @@ def _from_arguments(overrides: Sequence[str]) -> Iterator[_Given]:
 def _put(tree: dict[str, Any], source: str, parts: list[str], override: _Override) -> None:
     dotted = ".".join(parts)
     place = _Place(source=source, key="", base=Path())
-    is_plugins_own = parts[0] == "plugins" and len(parts) > 2
-    if dotted not in known_keys() and not is_plugins_own:
+    has_free_keys = (parts[0] == "plugins" and len(parts) > 2) or (parts[0] == "roles" and len(parts) == 2)
+    if dotted not in known_keys() and not has_free_keys:
         sections = _sections()
         if parts[0] not in sections:
             _fail_unknown(place, parts[0], sections, dotted=dotted)

@@ -137,7 +137,9 @@ USER = "user"
 
 
 def role(name: str) -> str:
-    """Who may call a command: users that have this role (`imserver user role NAME ROLE`)."""
+    """Who may call a command: users that have this role (`imserver user role NAME ROLE`), those that are `admin`, and those
+    whom `[roles]` of the configuration gives its permission, `<plugin>.<name>`.
+    """
     return f"role:{name}"
 
 
@@ -173,7 +175,7 @@ def command(
     Args:
         command_id: 1–65535; the plugin's own range (third parties: 6001–65535).
         request: an attrs class or `msgspec.Struct` whose fields are the body's; None: the body's fields are ignored.
-        name: in tables and docs; by default the method's name in capitals.
+        name: in tables and docs, and behind the plugin's name the permission; by default the method's name in capitals.
         allow: `ANYONE`, `USER` (default) or `role("admin")`.
         timeout_s: the deadline of an `async def` handler; by default `limits.request_timeout`.
         per_second: at most so many a second and connection (burst: 2×), beside the connection's own limit.
@@ -198,9 +200,12 @@ class RouteMark:
     path: str
     allow: str
     timeout_s: float | None
+    name: str | None
 
 
-def route(method: str, path: str, *, allow: str = USER, timeout_s: float | None = None) -> Callable[[_H], _H]:
+def route(
+    method: str, path: str, *, allow: str = USER, timeout_s: float | None = None, name: str | None = None
+) -> Callable[[_H], _H]:
     """Make an `async def` method `(self, ctx, request)` of a plugin answer HTTP requests.
 
     `request` is Starlette's; `ctx.session` is the caller. The handler returns a Starlette response, or the fields of a JSON
@@ -209,13 +214,14 @@ def route(method: str, path: str, *, allow: str = USER, timeout_s: float | None 
     Args:
         method: "GET" (which answers HEAD too), "POST", "PUT", "PATCH", "DELETE" or "HEAD".
         path: as Starlette has it: "/v1/dice/{sides:int}".
-        allow: as for `command`; an API key needs the plugin's name among its scopes.
+        allow: as for `command`.
         timeout_s: how long the handler may take until it returns its response; by default `limits.request_timeout`.
+        name: behind the plugin's name the permission, as for `command`; by default the method's name in capitals.
     """
 
     def mark(handler: _H) -> _H:
         marks = getattr(handler, "__imserver_routes__", ())
-        handler.__imserver_routes__ = (*marks, RouteMark(method, path, allow, timeout_s))  # type: ignore[attr-defined]
+        handler.__imserver_routes__ = (*marks, RouteMark(method, path, allow, timeout_s, name))  # type: ignore[attr-defined]
         return handler
 
     return mark
@@ -315,19 +321,15 @@ def offline_database(config: Config) -> Iterator[apsw.Connection]:
 
 
 def known_scopes(config: Config) -> list[str]:
-    """What the scopes of an API key may be: "*" (all), "admin" (the role), each enabled plugin, each of their commands.
+    """What the scopes of an API key may be: "*" (all), "admin" (what needs a role), each enabled plugin ("message" or
+    "message.*"), each of their commands and routes ("message.SEND").
 
     Raises:
         ConfigError, PluginError: the configuration's plugins cannot be loaded.
     """
     from imserver.plugin_loader import load_plugins
 
-    registry = load_plugins(config)
-    scopes = ["*", "admin"]
-    for plugin in registry.plugins:
-        scopes.append(plugin.name)
-        scopes += [f"{plugin.name}.{row.name}" for row in registry.commands if row.owner == plugin.name]
-    return list(dict.fromkeys(scopes))  # a plugin is called admin, too
+    return load_plugins(config).permissions.words
 
 
 def __getattr__(name: str) -> Any:

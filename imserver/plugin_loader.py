@@ -22,6 +22,7 @@ import attrs
 from imserver.commands import CommandTable, commands_of, listeners_of
 from imserver.config import Config, build_settings
 from imserver.errors import ConfigError, PluginError
+from imserver.permissions import Permissions
 from imserver.plugin import Handler, Plugin
 
 ENTRY_POINTS = "imserver.plugins"
@@ -41,6 +42,11 @@ class Registry:
     commands: CommandTable
     settings: dict[str, Any]
     listeners: dict[str, list[tuple[Plugin, Handler]]]
+    permissions: Permissions = attrs.field()
+
+    @permissions.default
+    def _without_roles(self) -> Permissions:
+        return Permissions.of(self.plugins, self.commands)
 
     @property
     def migrations(self) -> dict[str, Sequence[str]]:
@@ -74,7 +80,7 @@ def _registry_of(plugins: Sequence[Plugin], config: Config) -> Registry:
     for section in config.plugins.settings:
         if section not in settings:
             raise ConfigError(f"[plugins.{section}] is set, but the plugin {section!r} is not in plugins.enabled")
-    return Registry(plugins, table, settings, listeners)
+    return Registry(plugins, table, settings, listeners, Permissions.of(plugins, table, config.roles))
 
 
 def load_again(registry: Registry, name: str, config: Config) -> Registry:

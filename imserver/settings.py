@@ -136,6 +136,11 @@ class Plugins:
     )
 
 
+#: A command's ID, its name behind its plugin's, or a pattern; checked when the plugins are there.
+Roles = Mapping[str, tuple[int | str, ...]]
+_NO_ROLES: Roles = MappingProxyType({})
+
+
 @attrs.frozen
 class Config:
     """All settings, read-only. `file` is where they were read, None without a file; it takes no part in comparisons."""
@@ -148,4 +153,6 @@ class Config:
     auth: Auth = Auth()
     limits: Limits = Limits()
     plugins: Plugins = Plugins()
+    #: `[roles]`: role -> what it may do; `imserver.permissions` has the rules.
+    roles: Roles = attrs.field(default=_NO_ROLES, metadata={"key": None})
     file: Path | None = attrs.field(default=None, eq=False, metadata={"key": None})

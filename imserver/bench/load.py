@@ -62,10 +62,34 @@ def connected(address: Address, secret: bytes, count: int, naming: Naming, *, pa
         BenchFailed: the server cannot be reached, or refuses a token.
     """
     framing = FRAMINGS[address.transport]
-    _allow_descriptors(2 * count + 100)
+    users = [user for index in range(count) for user in naming.users(index)]
+    with authenticated(address, secret, users, patience_s=patience_s) as sockets:
+        push_ids = naming.push_ids()
+        pairs = []
+        for index in range(count):
+            sender, recipient = naming.users(index)
+            pairs.append(
+                Pair(
+                    Sender(sockets[2 * index], framing, sender, recipient, naming, index),
+                    Recipient(sockets[2 * index + 1], framing, recipient, sender, naming, index, push_ids),
+                )
+            )
+        yield pairs
+
+
+@contextmanager
+def authenticated(
+    address: Address, secret: bytes, users: Sequence[str], *, patience_s: float
+) -> Iterator[list[socket.socket]]:
+    """A logged-in, non-blocking connection of each user; all are closed at the end.
+
+    Raises:
+        BenchFailed: the server cannot be reached, or refuses a token.
+    """
+    framing = FRAMINGS[address.transport]
+    _allow_descriptors(len(users) + 100)
     sockets: list[socket.socket] = []
     try:
-        users = [user for index in range(count) for user in naming.users(index)]
         for user in users:
             sockets.append(_open(address, patience_s))
             if address.transport == "ws":
@@ -79,17 +103,7 @@ def connected(address: Address, secret: bytes, count: int, naming: Naming, *, pa
             if body.get("code") != 0:
                 raise BenchFailed(f"the server refused AUTH of {user} ({body}); is this its secret file?")
             sock.setblocking(False)
-        push_ids = naming.push_ids()
-        pairs = []
-        for index in range(count):
-            sender, recipient = naming.users(index)
-            pairs.append(
-                Pair(
-                    Sender(sockets[2 * index], framing, sender, recipient, naming, index),
-                    Recipient(sockets[2 * index + 1], framing, recipient, sender, naming, index, push_ids),
-                )
-            )
-        yield pairs
+        yield sockets
     finally:
         for sock in sockets:
             sock.close()

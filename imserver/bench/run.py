@@ -107,12 +107,17 @@ def measure(plan: Plan) -> Report:
             server = stack.enter_context(own_server(plan.settings))
             address, secret = server.wait_ready(plan.transport), server.secret
         else:
-            address, secret = plan.connect, _read_secret(plan.secret_file)
+            address, secret = plan.connect, read_secret(plan.secret_file)
         pairs = stack.enter_context(connected(address, secret, plan.pairs, naming, patience_s=plan.stall_s))
         return _drive(plan, pairs, server)
 
 
-def _read_secret(path: Path | None) -> bytes:
+def read_secret(path: Path | None) -> bytes:
+    """What a running server signs tokens with.
+
+    Raises:
+        BenchFailed: there is no such file, or it cannot be read.
+    """
     if path is None:
         raise BenchFailed("to measure a running server its secret file is needed: it signs the users' tokens")
     try:

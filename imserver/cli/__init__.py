@@ -26,6 +26,7 @@ _COMMANDS = {
     "plugins": ("imserver.cli.plugins:plugins", True),
     "version": ("imserver.cli.version:version", False),
     "bench": ("imserver.cli.bench:bench", False),
+    "chat": ("imserver.cli.chat:chat", False),
 }
 
 

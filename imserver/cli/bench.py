@@ -139,5 +139,72 @@ def pairs(
     ctx.exit(0 if report.is_verified else 1)
 
 
+@bench.command()
+@click.option(
+    "-m", "--members", type=click.IntRange(2, 100_000), default=10_000, show_default=True, help="Of the group, all online."
+)
+@click.option(
+    "-p",
+    "--pairs",
+    type=click.IntRange(1, 1000),
+    default=10,
+    show_default=True,
+    help="Who chat beside it, 1 in flight each.",
+)
+@click.option("--seconds", type=click.FloatRange(0.5, 600), default=5.0, show_default=True, help="Of each measurement.")
+@click.option(
+    "--pause",
+    type=click.FloatRange(0, 60),
+    default=0.5,
+    show_default=True,
+    help="Seconds between two messages of the group.",
+)
+@click.option("--size", type=click.IntRange(1, 65536), default=100, show_default=True, help="Bytes of text in a message.")
+@click.option("--connect", type=_Address(), metavar="HOST:PORT", help="Measure this running server instead of one's own.")
+@click.option("--secret-file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="The running server's.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting of one's own server. May be repeated."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_context
+def group(
+    ctx: click.Context,
+    members: int,
+    pairs: int,
+    seconds: float,
+    pause: float,
+    size: int,
+    connect: tuple[str | None, str, int, str] | None,
+    secret_file: Path | None,
+    settings: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Messages to one large group: how soon the last member has each, and what direct messages feel of it meanwhile.
+
+    Without --connect it starts a server of its own, as `bench pairs` does. Exit status: 0; 1 if a member did not get each
+    message once, or the server failed; 2 for wrong usage.
+    """
+    if (connect is None) != (secret_file is None):
+        raise click.UsageError("--connect and --secret-file go together: the secret signs the tokens of the users")
+    if connect is not None and (settings or connect[0] == "ws"):
+        raise click.UsageError("--connect takes HOST:PORT of the TCP listener, and no --set")
+    from imserver.bench.framing import Address
+    from imserver.bench.group import Plan, measure
+
+    signal.signal(signal.SIGTERM, _exit_on_signal)
+    plan = Plan(
+        members=members,
+        pairs=pairs,
+        seconds=seconds,
+        pause_s=pause,
+        size=size,
+        connect=None if connect is None else Address("tcp", connect[1], connect[2]),
+        secret_file=secret_file,
+        settings=settings,
+    )
+    report = measure(plan)
+    click.echo(json.dumps(report.fields(), ensure_ascii=False) if as_json else report.text())
+
+
 def _exit_on_signal(number: int, _frame: FrameType | None) -> None:
     sys.exit(128 + number)

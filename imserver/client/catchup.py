@@ -19,7 +19,9 @@ from .changes import Changes
 from .delivery import Delivery, Pull
 from .errors import BadRequest, Forbidden, NotFound, RemoteProtocolError, ServerError
 from .events import EventQueue
-from .types import MessageChanged, MessagePage, SyncPage, take, take_maps
+from .pushes import MessageChanged
+from .taking import take, take_maps
+from .types import MessagePage, SyncPage
 
 log = logging.getLogger("imserver.client")
 

@@ -1,131 +1,41 @@
-"""The public face: `open_client` and `Client`."""
+"""The public face: `Client`. What it can ask by service is in users.py, conversations.py, friends.py and groups.py."""
 
 from __future__ import annotations
 
-import random
-import ssl
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from typing import Any, Final, Literal
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Final
 
 import trio
 
 from . import commands
 from .asking import Asking
+from .attachments import FileCalls
 from .backoff import Backoff
 from .bell import Bell
 from .catchup import CatchUp
 from .changes import Changes
+from .conversations import ConversationCalls
 from .delivery import Delivery, History
 from .errors import ClientClosed, ConnectionLost, ServerError
 from .events import EventQueue
+from .files import Files
+from .friends import Friends
+from .groups import Groups
+from .http import Site
+from .pushes import Event
 from .receiving import Incoming
 from .sending import Outgoing
 from .state import State
 from .supervisor import Device, RenewToken, Supervisor, Timing
-from .transport import Connector, Opener, opener_for, opener_of
-from .types import (
-    Credentials,
-    Draft,
-    Event,
-    Message,
-    MessagePage,
-    Sent,
-    SyncPage,
-    User,
-    take,
-    take_maps,
-)
-from .types import Device as DeviceInfo
+from .transport import Opener
+from .types import Credentials, Draft, Message, Sent
+from .users import UserCalls
 
 CLIENT_VERSION: Final = "1"  # of this client, as told in HELLO
-MAX_SENDS_IN_FLIGHT: Final = 256
 FLUSH_TIMEOUT_S: Final = 2.0  # for the last confirmations when the block ends
 
 
-@asynccontextmanager
-async def open_client(
-    address: str | Connector,
-    *,
-    ssl_context: ssl.SSLContext | None = None,
-    state: State | None = None,
-    history: Literal["undelivered", "unread", "new", "all"] = "undelivered",
-    timeout_s: float = 15.0,
-    max_sends_in_flight: int = MAX_SENDS_IN_FLIGHT,
-    backoff_min_s: float = 0.1,
-    backoff_max_s: float = 30.0,
-    uniform: Callable[[float, float], float] = random.uniform,
-    timing: Timing | None = None,
-) -> AsyncIterator[Client]:
-    """Open a client; it connects when it is first asked for something, and keeps its connection from the login on.
-
-    Args:
-        address: `host:port` or `tcp://host:port` (TCP), `tls://host:port` (TCP with TLS), `ws://host:port/ws`,
-            `wss://host/ws` (WebSocket), `http://…` and `https://…` (the WebSocket of the server with this page), or an
-            async function that opens a `trio.abc.Stream`.
-        ssl_context: for `tls://`, `wss://` and `https://`: which authorities are trusted, and a client certificate;
-            by default the system's authorities and none.
-        state: where an earlier run of this program stopped; changed in place (`client.state`).
-        history: where to begin in each conversation without a saved state: after what this device has confirmed
-            (`undelivered`), after what the user has read (`unread`), with what comes from now on (`new`), or at
-            the beginning (`all`).
-        timeout_s: the deadline of each call, unless the call is given its own; seconds.
-        max_sends_in_flight: how many `send` may wait for the server at once; more wait in line.
-        backoff_min_s, backoff_max_s: the ceiling of the delay between two attempts to connect doubles from one to
-            the other; each delay is drawn between 0 and the ceiling by `uniform`.
-        timing: the finer patience; see `Timing`.
-
-    Raises:
-        SessionEnded: the server ended the session for good (`SessionReplaced`, `SessionKicked`,
-            `AuthenticationLost`); the block is cancelled and this comes out of it.
-        ValueError: the address is none, or `ssl_context` is given for one without TLS.
-
-    Whatever the block raises comes out as it is, never in an exception group of this client's.
-
-    Source: docs/reference/client.md.
-    """
-    if isinstance(address, str):
-        open_stream = opener_for(address, ssl_context)
-    elif ssl_context is None:
-        open_stream = opener_of(address)
-    else:
-        raise ValueError("ssl_context is for addresses; your own function is to do TLS itself")
-    client = Client(
-        open_stream,
-        state=State() if state is None else state,
-        history=History(history),
-        timeout_s=timeout_s,
-        max_sends_in_flight=max_sends_in_flight,
-        backoff=Backoff(backoff_min_s, backoff_max_s, uniform),
-        timing=timing or Timing(),
-    )
-    # Which error comes out, of those that may be there at once: the block's own, else that of a background task (a bug of
-    # ours, or KeyboardInterrupt), freed of the nurseries' groups where it is alone, else the one that ended the client.
-    from_block: BaseException | None = None
-    failure: BaseException | None = None
-    try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(client._run, nursery.cancel_scope)
-            try:
-                yield client
-                await client._finish()
-            except trio.Cancelled:
-                raise
-            except BaseException as error:
-                from_block = error
-                raise
-            finally:
-                nursery.cancel_scope.cancel()
-    except BaseExceptionGroup as group:
-        failure = from_block or _unwrap(group)
-    finally:
-        ended = client._supervisor.ended
-        client._supervisor.end(ClientClosed("this client's `async with` block has ended"))
-    if failure is not None or ended is not None:
-        raise failure or ended or AssertionError
-
-
-class Client:
+class Client(UserCalls, ConversationCalls, FileCalls):
     """A logged-in user on one device. Made by `open_client`; every method is for the Trio run that made it.
 
     Every call ends in one of four ways: its result, a `ServerError` (definitely refused), a `RequestTimeout` or
@@ -137,6 +47,7 @@ class Client:
         self,
         open_stream: Opener,
         *,
+        site: Site | None,
         state: State,
         history: History,
         timeout_s: float,
@@ -183,6 +94,11 @@ class Client:
             self._changed,
             max_in_flight=max_sends_in_flight,
         )
+        self._files = None if site is None else Files(site, self._token, self.refresh)
+        #: Friends and blocks.
+        self.friends = Friends(self.request)
+        #: Groups.
+        self.groups = Groups(self.request)
 
     # -------------------------------------------------------------- what is
 
@@ -205,6 +121,23 @@ class Client:
     def is_connected(self) -> bool:
         """There is a live connection, logged in."""
         return self._supervisor.is_authenticated
+
+    @property
+    def last_failure(self) -> str:
+        """For a person: what the last attempt to connect, or the last connection, came to."""
+        return self._supervisor.last_failure
+
+    async def wait_connected(self, is_connected: bool = True) -> None:
+        """Return when `is_connected` is that; at once if it is so already.
+
+        Raises:
+            SessionEnded, ClientClosed: the client has ended.
+        """
+        await trio.lowlevel.checkpoint()
+        while self.is_connected != is_connected:
+            if self._supervisor.ended is not None:
+                raise self._supervisor.ended
+            await self._changed.wait()
 
     # -------------------------------------------------------------- requests
 
@@ -237,17 +170,10 @@ class Client:
         """
         return await self._asking.request(command, body, timeout_s=timeout_s, is_repeatable=is_repeatable)
 
-    # -------------------------------------------------------------- users and sessions
+    def _tell(self, command: int, body: dict[str, Any]) -> bool:
+        return self._supervisor.tell(command, body)
 
-    async def register(self, user_id: str, password: str, nickname: str | None = None) -> None:
-        """Make an account. It does not log in.
-
-        Raises:
-            Conflict: the user id is taken.
-            ConnectionLost: not known; try to log in, or register again and take Conflict for a success.
-        """
-        body = {"user_id": user_id, "password": password}
-        await self.request(commands.REGISTER, body if nickname is None else {**body, "nickname": nickname})
+    # -------------------------------------------------------------- sessions
 
     async def login(
         self,
@@ -351,43 +277,6 @@ class Client:
             return
         raise self._asking.timed_out("the logout", self._asking.timeout_s)
 
-    async def change_password(self, old_password: str, new_password: str) -> None:
-        """Change the password; the user's other sessions end.
-
-        Raises:
-            Unauthenticated: the old password is wrong.
-            ConnectionLost: not known.
-        """
-        await self.request(commands.CHANGE_PASSWORD, {"old_password": old_password, "new_password": new_password})
-
-    async def update_profile(
-        self, *, nickname: str | None = None, avatar: str | None = None, bio: str | None = None
-    ) -> None:
-        """Set the fields that are given; the others stay."""
-        fields = {"nickname": nickname, "avatar": avatar, "bio": bio}
-        await self.request(commands.UPDATE_PROFILE, {name: value for name, value in fields.items() if value is not None})
-
-    async def get_users(self, user_ids: Iterable[str]) -> list[User]:
-        """Return the profiles of those users that exist."""
-        answer = await self.request(commands.GET_USER, {"user_ids": list(user_ids)})
-        return [User.from_wire(entry) for entry in take_maps(answer, "users")]
-
-    async def search_users(self, query: str, *, limit: int = 50, cursor: str | None = None) -> tuple[list[User], str | None]:
-        """Return one page of users, and the cursor of the next page (None at the end)."""
-        body: dict[str, Any] = {"query": query, "limit": limit}
-        answer = await self.request(commands.SEARCH_USERS, body if cursor is None else {**body, "cursor": cursor})
-        users = [User.from_wire(entry) for entry in take_maps(answer, "users")]
-        return users, take(answer, "next_cursor", str, "") or None
-
-    async def list_devices(self) -> list[DeviceInfo]:
-        """Return the user's sessions."""
-        answer = await self.request(commands.LIST_DEVICES)
-        return [DeviceInfo.from_wire(entry) for entry in take_maps(answer, "devices")]
-
-    async def kick_device(self, session_id: str) -> None:
-        """End another of the user's sessions; its client gets `SessionKicked`."""
-        await self.request(commands.KICK_DEVICE, {"session_id": session_id})
-
     # -------------------------------------------------------------- sending
 
     async def send(
@@ -397,7 +286,7 @@ class Client:
         *,
         type: str = "text",
         client_id: str | None = None,
-        reply_to: Any = None,
+        reply_to: int | None = None,
         mentions: Sequence[str] = (),
         expires_in_ms: int | None = None,
         store: bool = True,
@@ -475,35 +364,17 @@ class Client:
         """
         return self._incoming.events()
 
-    # -------------------------------------------------------------- reading
-
-    async def pull(
-        self, conversation_id: str, *, after_seq: int | None = None, before_seq: int | None = None, limit: int = 50
-    ) -> MessagePage:
-        """Return a page of history, ascending by `seq`; the newest without a bound. It moves no mark of `messages()`."""
-        body: dict[str, Any] = {"conversation_id": conversation_id, "limit": limit}
-        if after_seq is not None:
-            body["after_seq"] = after_seq
-        if before_seq is not None:
-            body["before_seq"] = before_seq
-        return MessagePage.from_wire(await self.request(commands.PULL, body))
-
-    async def sync(self, cursor: str | None = None, *, limit: int = 50) -> SyncPage:
-        """Return a page of conversations: those that changed since `cursor`; all without one.
-
-        For showing a list of conversations; `messages()` does not need it, and it moves nothing of its own.
-        """
-        body: dict[str, Any] = {"limit": limit}
-        if cursor:
-            body["cursor"] = cursor
-        return SyncPage.from_wire(await self.request(commands.SYNC, body))
-
-    async def mark_read(self, conversation_id: str, seq: int) -> int:
-        """Move the user's read mark up to `seq`; returns how many messages are still unread."""
-        answer = await self.request(commands.MARK_READ, {"conversation_id": conversation_id, "seq": seq})
-        return take(answer, "unread", int, 0)
-
     # -------------------------------------------------------------- life
+
+    def _http_files(self) -> Files:
+        if self._files is None:
+            raise ValueError('files go over HTTP: give open_client the server\'s page, http="http://host:port/"')
+        return self._files
+
+    def _token(self) -> str:
+        if self.credentials is None:
+            raise ClientClosed("not logged in")
+        return self.credentials.token
 
     async def _run(self, scope: trio.CancelScope) -> None:
         """Run the background tasks; when the server ends the session, cancel the application's block."""
@@ -522,10 +393,3 @@ class Client:
         with trio.move_on_after(FLUSH_TIMEOUT_S):
             while self._catch_up.has_unconfirmed and self.is_connected:
                 await self._changed.wait()
-
-
-def _unwrap(error: BaseException) -> BaseException:
-    """Take an exception out of the groups that hold nothing else."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error

@@ -150,6 +150,14 @@ class Connection:
             raise ServerError.from_answer(waiting.answer, command)
         return waiting.answer
 
+    def tell(self, command: int, body: Mapping[str, Any]) -> bool:
+        """Send a request that wants no answer, if there is room for it now; returns whether there was."""
+        try:
+            self._queue.send_nowait(encode_frame(command, body))
+        except (trio.WouldBlock, trio.ClosedResourceError, trio.BrokenResourceError):
+            return False
+        return True
+
     # -------------------------------------------------------------- tasks
 
     async def _until_lost(self, task: Callable[[], Any], scope: trio.CancelScope) -> None:

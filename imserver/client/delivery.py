@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any
 
-from attrs import Factory, define, evolve, frozen
+from attrs import Factory, define, frozen
 
 from .state import Position, State
 from .types import Conversation, Message
@@ -167,10 +167,7 @@ class Delivery:
             return True
         for index, message in enumerate(self._ready):
             if message.seq == seq and message.conversation_id == conversation_id:
-                known = {k: v for k, v in changes.items() if k in ("body", "edited_at", "recalled", "reactions", "rev")}
-                if "recalled" in known:
-                    known["recalled"] = bool(known["recalled"])
-                self._ready[index] = evolve(message, **known)
+                self._ready[index] = message.with_change(str(changes.get("change")), changes)
                 return True
         return False
 

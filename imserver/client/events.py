@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
-from .types import Event, EventsLost
+from .pushes import Event, EventsLost
 
 #: Events that wait for the application. Arbitrary: an event is small, and late ones are worth little.
 MAX_EVENTS: Final = 1024

@@ -14,7 +14,8 @@ from .changes import Changes
 from .delivery import Delivery
 from .errors import ClientError
 from .events import EventQueue
-from .types import Event, Message, MessageChanged, event_from_push
+from .pushes import Event, MessageChanged, event_from_push
+from .types import Message
 
 T = TypeVar("T")
 

@@ -19,7 +19,8 @@ from .errors import ClientError, ServerError, Unauthenticated
 from .lines import Lines
 from .state import State
 from .supervisor import Supervisor
-from .types import Draft, Sent, take, take_maps
+from .taking import take, take_maps
+from .types import Draft, Sent
 
 
 class Outgoing:

@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import Factory, define
 
-from .types import take
+from .taking import take
 
 FORMAT = 1  # of to_dict(); a later format gets a later number and reads this one
 

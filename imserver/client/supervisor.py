@@ -37,9 +37,10 @@ from .errors import (
     Unavailable,
 )
 from .state import State
+from .taking import take
 from .tls import why_broken
 from .transport import Opener
-from .types import Credentials, SyncPage, take
+from .types import Credentials, SyncPage
 
 log = logging.getLogger("imserver.client")
 
@@ -140,6 +141,10 @@ class Supervisor:
                 await self._changed.wait()
         finally:
             self._waiting -= 1
+
+    def tell(self, command: int, body: dict[str, Any]) -> bool:
+        """Send what wants no answer and is worth nothing later; returns whether it went out."""
+        return self.is_authenticated and self._current is not None and self._current.tell(command, body)
 
     async def login(self, command: int, body: dict[str, Any], device: Device) -> Credentials:
         """Make one LOGIN or AUTH on the present connection.

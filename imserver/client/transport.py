@@ -111,9 +111,9 @@ def opener_for(address: str, ssl_context: ssl.SSLContext | None = None) -> Opene
     async def open_stream(nursery: trio.Nursery) -> trio.abc.Stream:
         transport: trio.abc.Stream
         if target.is_secure:
-            transport = await open_tls_stream(await _open_tcp_stream(target), target.host, context)
+            transport = await open_tls_stream(await open_tcp_stream(target), target.host, context)
         else:
-            transport = await _open_tcp_stream(target)
+            transport = await open_tcp_stream(target)
         if target.path:
             # Here, so that a client over TCP does not pay for its import.
             from .websocket import open_websocket_stream
@@ -133,7 +133,12 @@ def opener_of(connect: Connector) -> Opener:
     return open_stream
 
 
-async def _open_tcp_stream(target: Target) -> trio.SocketStream:
+async def open_tcp_stream(target: Target) -> trio.SocketStream:
+    """Connect to the target's host and port.
+
+    Raises:
+        CannotConnect: with the reason.
+    """
     try:
         # trio's stream sets TCP_NODELAY itself.
         return await trio.open_tcp_stream(target.host, target.port)

@@ -1,43 +1,25 @@
-"""What the client hands to the application: messages, answers, events. Frozen, and checked where they come in."""
+"""Messages and conversations as the application gets them. Frozen, and checked where they come in."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from typing import Any
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
-from .errors import RemoteProtocolError
+from .taking import take, take_maps, take_maybe, take_strings
 
-T = TypeVar("T")
-
-
-def take(body: Mapping[str, Any], key: str, kind: type[T], default: T | None = None) -> T:
-    """Return `body[key]`, which must have the type `kind`; `default` where it is absent or nil.
-
-    Raises:
-        RemoteProtocolError: it is absent without a default, or has another type.
-    """
-    value = body.get(key)
-    if value is None:
-        if default is None:
-            raise RemoteProtocolError(f"the server's answer misses {key!r}")
-        return default
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise RemoteProtocolError(f"{key!r} in the server's answer is {type(value).__name__}, not {kind.__name__}")
-    return value
+Reactions = Mapping[str, tuple[str, ...]]
 
 
-def take_maps(body: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
-    """Return `body[key]`, which must be a list of maps.
+def take_reactions(body: Mapping[str, Any]) -> Reactions:
+    """Return who reacted with what, by emoji.
 
     Raises:
-        RemoteProtocolError: it is absent or something else.
+        RemoteProtocolError: it is something else.
     """
-    values = take(body, key, list)
-    if not all(isinstance(value, dict) for value in values):
-        raise RemoteProtocolError(f"{key!r} in the server's answer is no list of maps")
-    return cast("list[dict[str, Any]]", values)
+    reactions: dict[Any, Any] = take(body, "reactions", dict, {})
+    return {str(emoji): take_strings(reactions, emoji) for emoji in reactions}
 
 
 @frozen
@@ -53,8 +35,11 @@ class Message:
         from_: the sender's user id.
         sent_at: milliseconds since the epoch, by the server's clock.
         type: `text`, `image`, `custom`, …
-        body: a string for `text`, else what the sender chose.
+        body: a string for `text`, else what the sender chose; None once it was recalled.
+        reply_to: the `seq` of the message that this one answers.
+        edited_at: when it was edited last: milliseconds since the epoch.
         recalled: taken back by its sender or an admin.
+        reactions: the users who reacted, by emoji.
     """
 
     conversation_id: str
@@ -66,11 +51,34 @@ class Message:
     sent_at: int
     type: str
     body: Any
-    reply_to: Any = None
+    reply_to: int | None = None
     mentions: tuple[str, ...] = ()
     edited_at: int | None = None
     recalled: bool = False
-    reactions: Any = None
+    reactions: Reactions = field(factory=dict)
+
+    def with_change(self, change: str, state: Mapping[str, Any]) -> Message:
+        """Return this message in a later state, such as a `MessageChanged` event carries.
+
+        Args:
+            change: `recalled`, `edited` or `reacted`.
+            state: the fields of the new state, with the wire's names.
+
+        Raises:
+            RemoteProtocolError: a field has the wrong type.
+        """
+        rev = max(self.rev, take(state, "rev", int, 0))
+        if self.recalled or state.get("recalled"):
+            return evolve(self, rev=rev, body=None, reply_to=None, mentions=(), edited_at=None, recalled=True, reactions={})
+        is_whole = "from" in state  # out of CHANGES: what it leaves out is not there
+        has_reactions = is_whole or change == "reacted" or "reactions" in state
+        return evolve(
+            self,
+            rev=rev,
+            body=state.get("body", self.body),
+            edited_at=take_maybe(state, "edited_at", int) or self.edited_at,
+            reactions=take_reactions(state) if has_reactions else self.reactions,
+        )
 
     @classmethod
     def from_wire(cls, body: Mapping[str, Any]) -> Message:
@@ -79,7 +87,6 @@ class Message:
         Raises:
             RemoteProtocolError: a field is missing or has the wrong type.
         """
-        edited_at = body.get("edited_at")
         return cls(
             conversation_id=take(body, "conversation_id", str),
             seq=take(body, "seq", int, 0),
@@ -90,12 +97,12 @@ class Message:
             sent_at=take(body, "sent_at", int, 0),
             type=take(body, "type", str, "text"),
             body=body.get("body"),
-            reply_to=body.get("reply_to"),
-            mentions=tuple(take(body, "mentions", list, [])),
-            edited_at=edited_at if isinstance(edited_at, int) else None,
+            reply_to=take_maybe(body, "reply_to", int),
+            mentions=take_strings(body, "mentions"),
+            edited_at=take_maybe(body, "edited_at", int),
             # A time or a name is as true as `true`: whatever the server marks a recalled message with.
             recalled=bool(body.get("recalled")),
-            reactions=body.get("reactions"),
+            reactions=take_reactions(body),
         )
 
 
@@ -149,7 +156,15 @@ class Credentials:
 
 @frozen
 class Conversation:
-    """One conversation as SYNC shows it. `last_message` and the rest are as of the server's answer."""
+    """One conversation as SYNC shows it. `last_message` and the rest are as of the server's answer.
+
+    Attributes:
+        peer: the other user of a direct conversation.
+        group: the id of the group.
+        is_left: the user is a member no more; the last time that it is shown.
+        is_hidden: the user has deleted it, and nothing came since.
+        muted, pinned: the user's own settings.
+    """
 
     conversation_id: str
     last_seq: int
@@ -158,8 +173,12 @@ class Conversation:
     delivered_seq: int
     unread: int
     last_message: Message | None
-    peer: Any = None
-    group: Any = None
+    peer: str | None = None
+    group: str | None = None
+    is_left: bool = False
+    is_hidden: bool = False
+    muted: bool = False
+    pinned: bool = False
 
     @classmethod
     def from_wire(cls, body: Mapping[str, Any]) -> Conversation:
@@ -177,8 +196,12 @@ class Conversation:
             delivered_seq=take(body, "delivered_seq", int, 0),
             unread=take(body, "unread", int, 0),
             last_message=Message.from_wire(last) if isinstance(last, dict) and last else None,
-            peer=body.get("peer"),
-            group=body.get("group"),
+            peer=take_maybe(body, "peer", str),
+            group=take_maybe(body, "group", str),
+            is_left=take(body, "left", bool, False),
+            is_hidden=take(body, "hidden", bool, False),
+            muted=take(body, "muted", bool, False),
+            pinned=take(body, "pinned", bool, False),
         )
 
 
@@ -224,60 +247,6 @@ class MessagePage:
 
 
 @frozen
-class User:
-    """A user's public profile. `created_at`: milliseconds since the epoch."""
-
-    user_id: str
-    nickname: str
-    avatar: str | None = None
-    bio: str | None = None
-    created_at: int = 0
-
-    @classmethod
-    def from_wire(cls, body: Mapping[str, Any]) -> User:
-        """Check and convert one user map.
-
-        Raises:
-            RemoteProtocolError: a field is missing or has the wrong type.
-        """
-        return cls(
-            user_id=take(body, "user_id", str),
-            nickname=take(body, "nickname", str, ""),
-            avatar=take(body, "avatar", str, "") or None,
-            bio=take(body, "bio", str, "") or None,
-            created_at=take(body, "created_at", int, 0),
-        )
-
-
-@frozen
-class Device:
-    """One session of one's own, on line or not. `connected_at`: milliseconds since the epoch."""
-
-    session_id: str
-    device_id: str
-    platform: str
-    address: str
-    connected_at: int
-    is_online: bool
-
-    @classmethod
-    def from_wire(cls, body: Mapping[str, Any]) -> Device:
-        """Check and convert one device map.
-
-        Raises:
-            RemoteProtocolError: a field is missing or has the wrong type.
-        """
-        return cls(
-            session_id=take(body, "session_id", str),
-            device_id=take(body, "device_id", str, ""),
-            platform=take(body, "platform", str, ""),
-            address=take(body, "address", str, ""),
-            connected_at=take(body, "connected_at", int, 0),
-            is_online=take(body, "online", bool, False),
-        )
-
-
-@frozen
 class Draft:
     """One message to send, for `send_batch`; the fields are those of `Client.send`."""
 
@@ -285,122 +254,67 @@ class Draft:
     body: Any
     type: str = "text"
     client_id: str | None = None
-    reply_to: Any = None
+    reply_to: int | None = None
     mentions: tuple[str, ...] = ()
 
 
-# ------------------------------------------------------------------ events
-
-
 @frozen
-class MessageChanged:
-    """A message that the application has seen was recalled, edited or reacted to. Applying one twice is harmless.
+class Receipts:
+    """Who has read a message, its sender left out.
 
     Attributes:
-        change: `recalled`, `edited` or `reacted`.
-        state: the fields of the new state, as the server sent them.
+        read: those who have, of those who could.
+        unread_count: how many have not.
     """
 
-    conversation_id: str
-    seq: int
-    rev: int
-    change: str
-    state: Mapping[str, Any]
+    read: tuple[str, ...]
+    unread_count: int
+
+    @classmethod
+    def from_wire(cls, body: Mapping[str, Any]) -> Receipts:
+        """Check and convert an answer to RECEIPTS.
+
+        Raises:
+            RemoteProtocolError: a field is missing or has the wrong type.
+        """
+        return cls(take_strings(body, "read"), take(body, "unread_count", int))
 
 
 @frozen
-class Read:
-    """`user_id` has read the conversation up to `seq`."""
+class ConversationSettings:
+    """The user's own settings of a conversation, the same on all devices."""
 
-    conversation_id: str
-    user_id: str
-    seq: int
+    muted: bool
+    pinned: bool
 
+    @classmethod
+    def from_wire(cls, body: Mapping[str, Any]) -> ConversationSettings:
+        """Check and convert an answer to CONVERSATION_SETTINGS.
 
-@frozen
-class Typing:
-    """`user_id` began (`is_on`) or stopped typing."""
-
-    conversation_id: str
-    user_id: str
-    is_on: bool
-
-
-@frozen
-class Presence:
-    """A watched user came or went. `last_seen`: milliseconds since the epoch."""
-
-    user_id: str
-    is_online: bool
-    platforms: tuple[str, ...] = ()
-    last_seen: int | None = None
+        Raises:
+            RemoteProtocolError: a field is missing or has the wrong type.
+        """
+        return cls(take(body, "muted", bool, False), take(body, "pinned", bool, False))
 
 
 @frozen
-class Notify:
-    """From the server's owner or one of its plugins."""
+class ChangesPage:
+    """An answer to CHANGES: messages in their present state, in the order of their `rev`.
 
-    topic: str
-    body: Any
-
-
-@frozen
-class ServerFault:
-    """An ERROR push: what the server could not answer by request id."""
-
-    code: int
-    error: str
-    message: str
-    command: int | None = None
-
-
-@frozen
-class RawPush:
-    """Any other push, as it came: friends, groups, plugins, later versions."""
-
-    command: int
-    body: Mapping[str, Any]
-
-
-@frozen
-class EventsLost:
-    """`count` events were dropped since the last one, because nobody took them. Never a MessageChanged."""
-
-    count: int
-
-
-Event = MessageChanged | Read | Typing | Presence | Notify | ServerFault | RawPush | EventsLost
-
-
-def event_from_push(command: int, body: Mapping[str, Any]) -> Event:
-    """Convert a push (not 5001) to its event; an unknown command becomes a RawPush.
-
-    Raises:
-        RemoteProtocolError: a field of a known push is missing or has the wrong type.
+    Attributes:
+        last_rev: the conversation's; with `more` ask again since the last message's `rev`.
     """
-    match command:
-        case 3:
-            code = take(body, "code", int)
-            about = body.get("command")
-            return ServerFault(
-                code, take(body, "error", str, ""), take(body, "message", str, ""), about if isinstance(about, int) else None
-            )
-        case 5003:
-            seq, rev = take(body, "seq", int), take(body, "rev", int)
-            return MessageChanged(take(body, "conversation_id", str), seq, rev, take(body, "change", str), dict(body))
-        case 5004:
-            return Read(take(body, "conversation_id", str), take(body, "user_id", str), take(body, "seq", int))
-        case 5005:
-            return Typing(take(body, "conversation_id", str), take(body, "user_id", str), take(body, "on", bool, True))
-        case 5006:
-            last_seen = body.get("last_seen")
-            return Presence(
-                take(body, "user_id", str),
-                take(body, "online", bool),
-                tuple(take(body, "platforms", list, [])),
-                last_seen if isinstance(last_seen, int) else None,
-            )
-        case 5009:
-            return Notify(take(body, "topic", str), body.get("body"))
-        case _:
-            return RawPush(command, dict(body))
+
+    messages: tuple[Message, ...]
+    last_rev: int
+    more: bool
+
+    @classmethod
+    def from_wire(cls, body: Mapping[str, Any]) -> ChangesPage:
+        """Check and convert an answer to CHANGES.
+
+        Raises:
+            RemoteProtocolError: a field is missing or has the wrong type.
+        """
+        messages = sorted((Message.from_wire(entry) for entry in take_maps(body, "messages")), key=lambda m: m.rev)
+        return cls(tuple(messages), take(body, "last_rev", int, 0), take(body, "more", bool, False))

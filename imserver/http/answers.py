@@ -206,6 +206,9 @@ ANSWERS: Mapping[int, Schema] = {
     4012: {"anyOf": [fields(joined=BOOLEAN), fields(request_id=STRING)]},
     4013: fields(),
     5002: fields(),
+    5009: fields(sessions=INTEGER),
+    5010: fields(),
+    5011: fields(),
 }
 
 _WHERE = [
@@ -221,6 +224,13 @@ TOGETHER: Mapping[str, Schema] = {
         "then": {"properties": {"body": STRING}},
     },
     "Typing": {"anyOf": _WHERE},
+    "Notify": {
+        "oneOf": [
+            {"required": ["user_ids"], "properties": {"user_ids": {"type": "array"}}},
+            {"required": ["group_id"], "properties": {"group_id": STRING}},
+            {"required": ["all"], "properties": {"all": {"const": True}}},
+        ]
+    },
     "PushAck": {
         "anyOf": [
             {"required": ["conversation_id", "seq"], "properties": {"conversation_id": STRING, "seq": INTEGER}},
@@ -233,6 +243,7 @@ BOUNDS: Mapping[str, Mapping[str, Schema]] = {
     "CreateGroup": {"members": {"maxItems": 500, "examples": [["bob"]]}},
     "AddMembers": {"user_ids": {"maxItems": 500}},
     "RemoveMembers": {"user_ids": {"maxItems": 500}},
+    "Notify": {"user_ids": {"maxItems": 500}},
     "GetPresence": {"user_ids": {"maxItems": 500}},
     "GetUser": {"user_ids": {"maxItems": 500}},
     "WatchPresence": {"user_ids": {"maxItems": 500}},

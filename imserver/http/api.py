@@ -19,7 +19,6 @@ from imserver.http.asgi import ASGIApp, Message, Receive, Scope, Send
 from imserver.identity import Credentials
 from imserver.plugin import ANYONE
 from imserver.protocol.body import encode_json, fields_of, invalid_body
-from imserver.router import check_scope
 from imserver.session import MAX_FRAME_BEFORE_LOGIN_BYTES
 
 if TYPE_CHECKING:
@@ -36,6 +35,8 @@ _ONCE = (b"authorization", b"x-api-key", b"x-im-user", b"idempotency-key", b"con
 _decode_fields: Callable[[bytes], dict[str, Any]] = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 #: What a handler of a route may take beyond its own deadline, to send its answer's head.
 _GRACE_S = 5.0
+#: Methods of routes that write nothing: they do not wait for the disk.
+_READS = ("GET", "HEAD")
 
 
 class UnsupportedType(ImError):
@@ -218,7 +219,7 @@ class Api:
 
     async def _body_of(self, command: Command, caller: _HttpCaller, receive: Receive) -> bytes:
         """The body of a command's request, from somebody who may ask for it."""
-        if command.allow != ANYONE and caller.user_id is None:
+        if command.allow != ANYONE and caller.user_id is None and (caller.scopes is None or command.role is None):
             return b""  # the router says why not, and nothing is kept for nobody
         await self._router.wait_for_room()
         body = await read_body(receive, MAX_FRAME_BEFORE_LOGIN_BYTES if caller.credentials is None else None)
@@ -296,7 +297,7 @@ class Api:
                 async def receive_of_caller() -> Message:
                     message = await receive()
                     await self._look_again(caller)
-                    _check_route(route, caller)
+                    self._check_route(route, caller)
                     return message
 
                 response = await self._run_route(route, caller, Request(scope, receive_of_caller, send), timeout_s)
@@ -309,19 +310,26 @@ class Api:
 
         return endpoint
 
-    async def _run_route(self, route: Route, caller: Caller, request: Request, timeout_s: float) -> Response:
+    async def _run_route(self, route: Route, caller: _HttpCaller, request: Request, timeout_s: float) -> Response:
         self._admit(route, caller)
-        context = self._router.route_context(route.owner, caller)
         self._router.busy += 1
         try:
             with trio.move_on_after(timeout_s):
+                if route.method not in _READS:
+                    await self._router.wait_for_room()
+                    await self._look_again(caller)
+                    self._check_route(route, caller)
+                context = self._router.route_context(route.owner, caller)
                 result = await route.handler(context, request)
                 await context.wait_durable()
                 if isinstance(result, Response):
                     return result
                 return Response(encode_json({"code": 0, **fields_of(result)}), media_type="application/json")
             raise DeadlineExceeded("the request ran past its deadline; whether it took effect is not known")
-        except (ImError, ClientDisconnect):
+        except ImError as exc:
+            self._note_refusal(route, caller, exc)
+            raise
+        except ClientDisconnect:
             raise
         except Exception as exc:
             raise self._router.fault(f"{route.method} {route.path}", 0, route.owner, caller, exc) from exc
@@ -331,26 +339,30 @@ class Api:
     def _admit(self, route: Route, caller: Caller) -> None:
         if self._router.is_draining:
             raise Unavailable("the server is stopping; try again in a moment")
-        self._router.count_request(caller)
-        _check_route(route, caller)
+        try:
+            self._router.count_request(caller)
+            self._check_route(route, caller)
+        except ImError as exc:
+            self._note_refusal(route, caller, exc)
+            raise
 
+    def _note_refusal(self, route: Route, caller: Caller, error: ImError) -> None:
+        self._router.note_refusal(caller, error, permission=route.permission, method=route.method)
 
-def _check_route(route: Route, caller: Caller) -> None:
-    """Whether this caller may have it carried out.
+    def _check_route(self, route: Route, caller: Caller) -> None:
+        """Whether this caller may have it carried out.
 
-    Raises:
-        ImError: why not.
-    """
-    if route.allow != ANYONE and caller.user_id is None and (caller.scopes is None or route.role is None):
-        raise NotAuthenticated(
-            "log in first: Authorization: Bearer <token>"
-            if caller.scopes is None
-            else "say which user this is for: the header X-IM-User"
-        )
-    if route.role is not None and route.role not in caller.roles:
-        raise PermissionDenied(f"this needs the role {route.role}")
-    if caller.scopes is not None and (route.role is None or route.role not in caller.scopes):
-        check_scope(caller.scopes, route.owner, f"{route.method} {route.path}")
+        Raises:
+            ImError: why not.
+        """
+        rule = self._router.permissions.rule(route)
+        if route.allow != ANYONE and caller.user_id is None and not rule.takes_key(caller):
+            raise NotAuthenticated(
+                "log in first: Authorization: Bearer <token>"
+                if caller.scopes is None
+                else "say which user this is for: the header X-IM-User"
+            )
+        self._router.check_rule(rule, caller)
 
 
 # ---------------------------------------------------------------- what a request says

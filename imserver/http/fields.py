@@ -86,6 +86,7 @@ FIELDS: Mapping[str, tuple[str, Any]] = {
     "role": ("owner hands the group over", "admin"),
     "seq": ("the message's place in its conversation: 1, 2, 3 … without gaps", 7),
     "server": ("program and version", "imserver/0.1.0"),
+    "sessions": ("live devices that it goes to", 2),
     "session_id": ("id of a session, as LIST_DEVICES shows it", "5f0c2ab3a1b64a3c8c0b7a5be6a3d0f1"),
     "since": ("only what is not older: ms since 1970, UTC", 1767225600000),
     "since_rev": ("only what changed after this rev", 0),

@@ -20,15 +20,17 @@
  * Source: docs/reference/javascript-client.md and docs/reference/protocol.md.
  */
 
-/** Command ids that this client uses. */
+/** The protocol's command ids. */
 export const Command = Object.freeze({
   HEARTBEAT: 1, GOAWAY: 2, ERROR: 3, HELLO: 4,
   REGISTER: 1001, LOGIN: 1002, AUTH: 1003, REFRESH: 1004, LOGOUT: 1005, GET_USER: 1006, UPDATE_PROFILE: 1007,
   CHANGE_PASSWORD: 1008, SEARCH_USERS: 1009, LIST_DEVICES: 1010, KICK_DEVICE: 1011, GET_PRESENCE: 1012, WATCH_PRESENCE: 1013,
   SEND: 2001, PULL: 2002, SYNC: 2003, MARK_READ: 2004, RECALL: 2005, EDIT: 2006, REACT: 2007, TYPING: 2008, SEARCH: 2009,
   DELETE_CONVERSATION: 2010, SEND_BATCH: 2011, RECEIPTS: 2012, CONVERSATION_SETTINGS: 2013, CHANGES: 2014,
-  LIST_FRIENDS: 3003, LIST_FRIEND_REQUESTS: 3004, LIST_BLOCKED: 3008,
-  CREATE_GROUP: 4001, GET_GROUP: 4002, LIST_MEMBERS: 4008, LIST_GROUPS: 4011,
+  FRIEND_REQUEST: 3001, FRIEND_ANSWER: 3002, LIST_FRIENDS: 3003, LIST_FRIEND_REQUESTS: 3004, DELETE_FRIEND: 3005, BLOCK: 3006,
+  UNBLOCK: 3007, LIST_BLOCKED: 3008, SET_REMARK: 3009,
+  CREATE_GROUP: 4001, GET_GROUP: 4002, UPDATE_GROUP: 4003, DISMISS_GROUP: 4004, ADD_MEMBERS: 4005, REMOVE_MEMBERS: 4006,
+  LEAVE_GROUP: 4007, LIST_MEMBERS: 4008, SET_ROLE: 4009, MUTE_MEMBER: 4010, LIST_GROUPS: 4011, JOIN_GROUP: 4012, ANSWER_JOIN: 4013,
   MESSAGE: 5001, PUSH_ACK: 5002, MESSAGE_CHANGED: 5003, READ: 5004, TYPING_PUSH: 5005, PRESENCE: 5006, FRIEND: 5007,
   GROUP: 5008, NOTIFY: 5009,
 });
@@ -43,6 +45,9 @@ export const LIMITS = Object.freeze({
   syncPage: 500,
   acks: 500, // conversations per PUSH_ACK: the server's limit
   sendsInFlight: 64,
+  streams: 64, // messages that are growing at this moment
+  streamChars: 256 * 1024, // of one of them
+  collected: 10_000, // entries that `collect` gathers
   wholeUploadBytes: 1024 * 1024, // larger files are uploaded so that they can go on where they stopped
   uploadAttempts: 8, // of which none brings the upload forward
   resendForMs: 24 * 3600_000, // the server forgets a `client_id` after that: sending again could make two messages
@@ -51,18 +56,22 @@ export const LIMITS = Object.freeze({
 });
 
 // Carrying these out twice is the same as once: they are asked again when the connection goes or the server is busy.
+/** @type {Set<number>} */
 const REPEATABLE = new Set([
-  Command.HELLO, Command.LOGIN, Command.GET_USER, Command.UPDATE_PROFILE, Command.SEARCH_USERS, Command.LIST_DEVICES,
+  Command.HEARTBEAT, Command.HELLO, Command.LOGIN, Command.GET_USER, Command.UPDATE_PROFILE, Command.SEARCH_USERS, Command.LIST_DEVICES,
   Command.GET_PRESENCE, Command.WATCH_PRESENCE, Command.PULL, Command.SYNC, Command.MARK_READ, Command.SEARCH,
   Command.RECEIPTS, Command.CONVERSATION_SETTINGS, Command.CHANGES, Command.LIST_FRIENDS, Command.LIST_FRIEND_REQUESTS,
   Command.LIST_BLOCKED, Command.GET_GROUP, Command.LIST_MEMBERS, Command.LIST_GROUPS, Command.PUSH_ACK,
+  Command.EDIT, Command.REACT, Command.FRIEND_ANSWER, Command.BLOCK, Command.UNBLOCK, Command.SET_REMARK, Command.UPDATE_GROUP,
+  Command.MUTE_MEMBER,
 ]);
 const RETRIABLE_CODES = new Set([429, 503, 504]);
-const WITHOUT_LOGIN = new Set([Command.REGISTER, Command.LOGIN, Command.AUTH, Command.REFRESH, Command.HELLO]);
+/** @type {Set<number>} */
+const WITHOUT_LOGIN = new Set([Command.HEARTBEAT, Command.REGISTER, Command.LOGIN, Command.AUTH, Command.REFRESH, Command.HELLO]);
 
 /**
  * Why a call failed. `code` 0 means that it failed on this side: `request_timeout`, `connection_lost`, `aborted`, `ended`,
- * `outbox_full`, `too_many_requests`, `upload_failed`, `too_old`.
+ * `outbox_full`, `too_many_requests`, `upload_failed`, `too_old`, `bad_answer`.
  */
 export class ImError extends Error {
   /**
@@ -103,15 +112,78 @@ export class ImError extends Error {
 /**
  * @typedef {object} Message a message as the protocol has it
  * @property {string} conversation_id @property {number} [seq] absent: not stored @property {number} [rev]
- * @property {string} message_id @property {string} client_id @property {string} from @property {number} sent_at
- * @property {string} type @property {any} body @property {number} [reply_to] @property {string[]} [mentions]
- * @property {number} [edited_at] @property {boolean|number} [recalled] @property {any} [reactions]
+ * @property {string} message_id @property {string} client_id
+ * @property {string} from a user id; "": the server itself (`type` is `system`) @property {number} sent_at ms since the epoch
+ * @property {string} type `text`, `image`, `file`, `audio`, `video`, `location`, `card`, `custom`, `system`
+ * @property {any} [body] a string for `text`; absent once recalled @property {number} [reply_to] a `seq`
+ * @property {string[]} [mentions] user ids, and `@all` @property {number} [edited_at] @property {boolean} [recalled]
+ * @property {string} [recalled_by] as far as this client was told @property {Record<string, string[]>} [reactions] who, by emoji
+ *
+ * @typedef {object} Changed what `changed` tells
+ * @property {string} conversation_id @property {number} seq @property {"recalled"|"edited"|"reacted"} change
+ * @property {Partial<Message>} message the fields that changed, as they are now; one that is gone is there as undefined:
+ *   `applyChange(message, changed)` puts them into a copy
+ * @property {string} [by] who did it, where the server tells
+ *
+ * @typedef {object} Growing a message that is being written, piece by piece, by a bot
+ * @property {string} conversation_id @property {string} client_id @property {string} from @property {string} [message_id]
+ * @property {number} started_at @property {string} text so far
+ * @property {boolean} isWhole no piece of it was missed @property {"growing"|"done"|"aborted"} state
  *
  * @typedef {object} Conversation
  * @property {string} conversation_id @property {"direct"|"group"} kind @property {string} [peer] @property {any} [group]
  * @property {number} last_seq @property {number} read_seq @property {number} unread exact, see the protocol's section 4
  * @property {number} peer_read_seq as far as this client knows; 0: nothing is known
  * @property {Message|null} last_message
+ * @property {boolean} [muted] @property {boolean} [pinned]
+ * @property {boolean} [left] no longer a member @property {boolean} [hidden] deleted by the user; a new message brings it back
+ *
+ * @typedef {object} SyncPage
+ * @property {object[]} conversations @property {string} next_cursor @property {boolean} more
+ *
+ * @typedef {object} Settings of one conversation, for this user
+ * @property {boolean} muted @property {boolean} pinned
+ *
+ * @typedef {object} Receipts
+ * @property {string[]} read who has read up to here, the sender left out; not all of them in a large group
+ * @property {number} [read_count] how many have @property {number} unread_count how many have not
+ *
+ * @typedef {object} User
+ * @property {string} user_id @property {string} nickname @property {string} [avatar] @property {string} [bio] @property {number} created_at
+ *
+ * @typedef {object} Device
+ * @property {string} session_id @property {string} device_id @property {string} platform @property {string} address
+ * @property {number} connected_at @property {boolean} online
+ *
+ * @typedef {object} Presence
+ * @property {string} user_id @property {boolean} online @property {string[]} platforms @property {number} [last_seen]
+ *
+ * @typedef {object} Friend
+ * @property {string} user_id @property {string} nickname @property {string} [remark] what this user calls them
+ * @property {number} since @property {boolean} online
+ *
+ * @typedef {object} FriendRequest
+ * @property {string} request_id @property {string} user_id the other one @property {string} nickname
+ * @property {"pending"|"accepted"|"declined"} state @property {number} created_at @property {string} [message] @property {number} [answered_at]
+ *
+ * @typedef {object} Group
+ * @property {string} group_id @property {string} name @property {string} owner @property {string} [avatar] @property {string} [announcement]
+ * @property {"open"|"approval"|"invite"} join @property {"joined"|"all"} [history] @property {number} member_count @property {number} created_at
+ * @property {boolean} [muted] only the owner and the admins may write
+ * @property {Role} [role] one's own; absent: one is no member @property {number} [muted_until] one's own
+ * @property {JoinRequest[]} [join_requests] for the owner and the admins
+ *
+ * @typedef {"owner"|"admin"|"member"} Role
+ *
+ * @typedef {object} JoinRequest
+ * @property {string} request_id @property {string} user_id @property {string} [message] @property {number} created_at
+ *
+ * @typedef {object} Member
+ * @property {string} user_id @property {Role} role @property {string} [nickname] @property {number} joined_at @property {number} [muted_until]
+ *
+ * @typedef {object} Failed @property {string} user_id @property {string} error `not_found`, `already_member`, `group_limit`
+ *
+ * @typedef {{limit?: number, cursor?: string}} Paging `cursor` is the `next_cursor` of the page before; none: there is no more
  *
  * @typedef {object} Outgoing a message on its way
  * @property {string} client_id @property {string} conversation_id @property {string} type @property {any} body
@@ -156,7 +228,7 @@ export class WebStore {
 /** Delays between 0 and a ceiling that doubles: full jitter spreads the clients of a restarted server best. */
 export class Backoff {
   #attempt = 0;
-  constructor({ minMs = 100, maxMs = 30_000, random = Math.random } = {}) { Object.assign(this, { minMs, maxMs, random }); }
+  constructor({ minMs = 100, maxMs = 30_000, random = Math.random } = {}) { this.minMs = minMs; this.maxMs = maxMs; this.random = random; }
   /** @param {number} [atLeastMs] the jitter comes on top of it */
   next(atLeastMs = 0) {
     const ceiling = Math.min(this.maxMs, this.minMs * 2 ** Math.min(this.#attempt++, 30));
@@ -172,6 +244,57 @@ export function randomId() {
 
 /** The id of the direct conversation of two users. */
 export function directId(a, b) { return `d:${a < b ? a : b}:${a < b ? b : a}`; }
+
+/**
+ * Gather all pages of a list: `await collect((cursor) => client.friends({ limit: 500, cursor }), "friends")`.
+ * @param {(cursor?: string) => Promise<any>} ask @param {string} name of the list in the answer @param {number} [atMost]
+ * @returns {Promise<any[]>}
+ */
+export async function collect(ask, name, atMost = LIMITS.collected) {
+  const all = [];
+  let cursor;
+  do {
+    const page = await ask(cursor);
+    all.push(...page[name]);
+    cursor = page[name].length ? page.next_cursor : undefined;
+  } while (cursor && all.length < atMost);
+  return all.slice(0, atMost);
+}
+
+/** A message as it is after a change. @param {Message} message @param {Changed} changed @returns {Message} */
+export function applyChange(message, changed) {
+  if (changed.message.rev < message.rev) return message; // it is overtaken
+  if (changed.change === "recalled" && changed.by) message = { ...message, recalled_by: changed.by };
+  const now = { ...message, ...changed.message, seq: message.seq };
+  for (const name of ["body", "edited_at", "recalled", "reactions"]) if (now[name] === undefined) delete now[name];
+  return now;
+}
+
+/** What a push 5003, or a message out of CHANGES, says of the fields that a change may touch. @returns {Partial<Message>} */
+function presentState(state, change) {
+  /** @type {Partial<Message>} */
+  const now = { conversation_id: state.conversation_id, seq: state.seq, ...pick(state, ["rev"]) };
+  if (state.recalled) return { ...now, recalled: true, body: undefined, edited_at: undefined, reactions: undefined };
+  Object.assign(now, pick(state, ["body", "edited_at"]));
+  if (state.reactions || change !== "edited") now.reactions = state.reactions && Object.keys(state.reactions).length ? state.reactions : undefined;
+  return now;
+}
+
+/** Kinds of values by the name that the shapes of answers give them; a `?` behind it: may be absent. */
+const KINDS = {
+  string: (value) => typeof value === "string", number: (value) => Number.isFinite(value), boolean: (value) => typeof value === "boolean",
+  array: (value) => Array.isArray(value), object: (value) => typeof value === "object" && value !== null,
+};
+
+/** An answer that has what its command's answers have; what else there is, newer servers may add. */
+function checked(answer, shape, command) {
+  for (const [name, kind] of Object.entries(shape)) {
+    const isThere = answer[name] !== undefined && answer[name] !== null;
+    if (isThere ? KINDS[kind.replace("?", "")](answer[name]) : kind.endsWith("?")) continue;
+    throw new ImError(0, "bad_answer", `the server's answer has no proper "${name}"`, { command });
+  }
+  return answer;
+}
 
 const delay = (ms, signal) => new Promise((resolve) => {
   const timer = setTimeout(resolve, ms);
@@ -296,7 +419,10 @@ export class Track {
     this.isUncertain = false; // the unread number must be asked for (SYNC)
     /** @type {Message|null} */ this.last = null;
     this.group = undefined;
-    this.extra = {};
+    this.muted = false;
+    this.pinned = false;
+    this.isLeft = false; // no longer a member
+    this.isHidden = false; // deleted by the user, until a new message comes
   }
 
   get isGroup() { return this.id.startsWith("g:"); }
@@ -358,6 +484,7 @@ export class Track {
   }
 
   #count(message) {
+    this.isHidden = this.isLeft = false;
     if (!this.last || message.seq >= this.last.seq) this.last = message;
     if (message.from === this.me) return this.read(message.seq); // sending moves one's own `read_seq`
     if (!this.isGroup) this.peerRead = Math.max(this.peerRead, message.seq); // and the peer's its own
@@ -378,6 +505,16 @@ export class Track {
     else if (this.base) this.isUncertain = true;
     this.fresh = this.fresh.filter((one) => one > seq);
     return true;
+  }
+
+  /** The user has deleted the conversation: its past is gone. */
+  hide() {
+    this.isHidden = true;
+    this.last = null;
+    this.base = 0;
+    this.baseSeq = this.head;
+    this.fresh = [];
+    this.early.clear();
   }
 
   /** A message was recalled: it does not count any more. */
@@ -401,7 +538,10 @@ export class Track {
     if (entry.last_message && (!this.last || entry.last_message.seq >= this.last.seq)) this.last = entry.last_message;
     if (entry.group !== undefined) this.group = entry.group;
     if (entry.peer !== undefined) this.peer = entry.peer;
-    for (const name of ["muted", "pinned"]) if (entry[name] !== undefined) this.extra[name] = entry[name];
+    this.muted = Boolean(entry.muted);
+    this.pinned = Boolean(entry.pinned);
+    this.isLeft = Boolean(entry.left);
+    if (entry.hidden) this.hide(); else this.isHidden = false;
   }
 
   /** @returns {Conversation} */
@@ -412,7 +552,8 @@ export class Track {
       conversation_id: this.id, kind: isGroup ? "group" : "direct",
       ...(isGroup ? { group: this.group ?? this.id.slice(2) } : { peer: this.peer ?? (first === this.me ? second : first) }),
       last_seq: this.head, read_seq: this.readSeq, unread: this.unread, peer_read_seq: this.peerRead, last_message: this.last,
-      ...this.extra,
+      ...(this.muted ? { muted: true } : {}), ...(this.pinned ? { pinned: true } : {}),
+      ...(this.isLeft ? { left: true } : {}), ...(this.isHidden ? { hidden: true } : {}),
     };
   }
 }
@@ -424,15 +565,20 @@ export class Track {
  *
  *   state         State                     the connection
  *   message       Message                   the next message of a conversation, one's own included; once each, in order
- *   changed       {conversation_id, seq, change, message}  recalled, edited or reacted: the message's present state; may repeat
+ *   changed       Changed                   a message was recalled, edited or reacted to, now or while away; may repeat
+ *   stream        Growing                   a message that a bot is writing grows, is done, or was given up
  *   conversation  Conversation              an entry of `conversations` is new or has changed
  *   synced        {}                        the overview is complete and nothing is missing any more
  *   gap           {conversation_id}         more than `skipBeyond` messages were missed and skipped: load `history` anew
  *   outgoing      {client_id, outgoing: Outgoing|null}     an unsent message: new, failed, or (null) no longer there
  *   read          {conversation_id, user_id, seq}
  *   typing        {conversation_id, user_id, on}
- *   presence      {user_id, online, platforms, last_seen?}
- *   friend, group, notify                   the bodies of pushes 5007, 5008, 5009
+ *   presence      Presence
+ *   friend        {event, user_id, request_id?, message?, by?}   `requested`, `accepted`, `declined`, `deleted`
+ *   group         {event, group_id, by, user_ids?, …}       `created`, `updated`, `dismissed`, `joined`, `left`, `removed`, `role`,
+ *                                           `muted`, `join_requested`
+ *   notify        {topic, body}             from the server's owner or a plugin
+ *   push          {command, body}           any other push
  *   session       Session|null              new tokens, or none any more
  *   ended         {reason, message}         the server ended the session for good: `replaced`, `kicked`, `unauthenticated`
  *   problem       {error}                   something failed in the background and the client goes on (the store is full, …)
@@ -444,12 +590,14 @@ export class ImClient {
   #platform; #deviceId; #backoff;
   /** @type {Session|null} */ #session = null;
   #renewToken = null; #isTokenDead = false; #refreshing = null; #refreshTimer; #skewMs = 0;
-  #state = { name: "offline" };
+  /** @type {State} */ #state = { name: "offline" };
+  #server = null;
   #connection = null; #isRunning = false; #isClosed = false; #ended = null; #waiters = new Set(); #wake = () => {}; #retryAfterMs = 0;
   /** @type {Map<string, Track>} */ #tracks = new Map();
   #saved = {}; #cursor = ""; #hasSynced = false; #isFirstSync = true; #wantsSync = false; #isSynced = false; #working = false;
   #acks = new Map(); #ackTimer = null; #reads = new Map(); #isReading = false;
   /** @type {Map<string, any>} */ #outbox = new Map(); #sending = new Set(); #pumpTimer; #sendBackoff; #saveTimer = null; #outboxDirty = false;
+  /** @type {Map<string, Growing>} */ #streams = new Map();
   #handlers = new Map(); #watched = new Set(); #supported = new Map(); #detach = () => {};
 
   /**
@@ -505,13 +653,17 @@ export class ImClient {
   get deviceId() { return this.#deviceId; }
   /** The overview, newest message first. @returns {Conversation[]} */
   get conversations() {
-    return [...this.#tracks.values()].filter((track) => track.head > 0 || track.last || track.group)
+    return [...this.#tracks.values()].filter((track) => !track.isHidden && (track.head > 0 || track.last || track.group))
       .map((track) => track.toConversation()).sort((a, b) => (b.last_message?.sent_at ?? 0) - (a.last_message?.sent_at ?? 0));
   }
   /** @param {string} conversationId @returns {Conversation|null} */
   conversation(conversationId) { return this.#tracks.get(conversationId)?.toConversation() ?? null; }
   /** Unsent messages, oldest first. @returns {Outgoing[]} */
   get outgoing() { return [...this.#outbox.values()].map(publicOutgoing); }
+  /** Messages that grow at this moment. @returns {Growing[]} */
+  get growing() { return [...this.#streams.values()].map((one) => ({ ...one })); }
+  /** What HELLO told of the server. @returns {{server: string, version: string, max_frame: number, heartbeat_ms: number, time: number}|null} */
+  get server() { return this.#server && { ...this.#server }; }
   /** The server's clock, as far as the login told. */
   serverNow() { return Date.now() + this.#skewMs; }
 
@@ -532,7 +684,7 @@ export class ImClient {
   // ------------------------------------------------------------------ session
 
   /** Make an account; the client is not logged in by it. */
-  async register(userId, password, nickname) {
+  async register(userId, password, nickname = "") {
     return this.request(Command.REGISTER, { user_id: userId, password, ...(nickname ? { nickname } : {}) });
   }
 
@@ -656,6 +808,7 @@ export class ImClient {
     this.#reads.clear();
     this.#acks.clear();
     this.#watched.clear();
+    this.#streams.clear();
     this.#saved = {};
     this.#cursor = "";
     this.#hasSynced = false;
@@ -772,7 +925,7 @@ export class ImClient {
     }
     if (this.#isClosed) { connection.lose("closed by this side"); return connection.reason; }
     const hello = connection.request(Command.HELLO, { client: "imserver-js", version: "1" }, this.#timeoutMs,
-      (answer) => connection.setHeartbeat(answer.heartbeat_ms || 30_000));
+      (answer) => { this.#server = pick(answer, ["server", "version", "max_frame", "heartbeat_ms", "time"]); connection.setHeartbeat(answer.heartbeat_ms || 30_000); });
     hello.catch(() => {}); // the connection works without it; if it is lost, `lost` tells
     this.#connection = connection;
     if (!this.#session || await this.#authenticate(connection)) {
@@ -788,6 +941,7 @@ export class ImClient {
     this.#working = false;
     this.#isSynced = false;
     this.#sending.clear();
+    for (const one of [...this.#streams.values()]) this.#endStream(one, "aborted"); // the whole of it comes as a message
     return connection.reason;
   }
 
@@ -928,30 +1082,124 @@ export class ImClient {
     return this.#supported.get(command) === true;
   }
 
-  /** @returns {Promise<{user_id: string, nickname?: string, avatar?: string, bio?: string}[]>} those that exist */
-  async users(userIds) { return (await this.request(Command.GET_USER, { user_ids: userIds })).users; }
-  async searchUsers(query, { limit = 20, cursor } = {}) { return this.request(Command.SEARCH_USERS, { query, limit, ...(cursor ? { cursor } : {}) }); }
-  async updateProfile(profile) { return this.request(Command.UPDATE_PROFILE, profile); }
-  async devices() { return (await this.request(Command.LIST_DEVICES)).devices; }
-  async kickDevice(sessionId) { return this.request(Command.KICK_DEVICE, { session_id: sessionId }); }
+  /** A request whose answer must have this shape. */
+  async #ask(command, body, shape = {}) { return checked(await this.request(command, body), shape, command); }
 
-  /** A page of a conversation, ascending by `seq`; without bounds the newest. @returns {Promise<{messages: Message[], first_seq: number, last_seq: number}>} */
+  /** Ask for a sign of life. @returns {Promise<{server_time: number}>} */
+  async ping() { return this.#ask(Command.HEARTBEAT, {}, { server_time: "number?" }); }
+
+  // ------------------------------------------------------------------ users
+
+  /** Profiles. @param {string[]} userIds @returns {Promise<User[]>} of those that exist */
+  async users(userIds) { return (await this.#ask(Command.GET_USER, { user_ids: userIds }, { users: "array" })).users; }
+
+  /** Find users by id or nickname. @param {string} query @param {Paging} [options] @returns {Promise<{users: User[], next_cursor?: string}>} */
+  async searchUsers(query, { limit = 20, cursor } = {}) { return this.#ask(Command.SEARCH_USERS, { query, limit, cursor }, { users: "array", next_cursor: "string?" }); }
+
+  /** Change one's own profile; what is left out stays. @param {{nickname?: string, avatar?: string|null, bio?: string|null}} profile */
+  async updateProfile(profile) { await this.#ask(Command.UPDATE_PROFILE, profile); }
+
+  /** One's own sessions. @returns {Promise<Device[]>} */
+  async devices() { return (await this.#ask(Command.LIST_DEVICES, {}, { devices: "array" })).devices; }
+
+  /** End one of one's own sessions. @param {string} sessionId */
+  async kickDevice(sessionId) { await this.#ask(Command.KICK_DEVICE, { session_id: sessionId }); }
+
+  /** Who is online now. @param {string[]} userIds @returns {Promise<Presence[]>} */
+  async presence(userIds) { return this.#presence(await this.#ask(Command.GET_PRESENCE, { user_ids: userIds }, { presence: "array" })); }
+
+  /**
+   * Watch who is online (event `presence`), through reconnects. Beyond `LIMITS.watched` users, the longest watched are let go.
+   * @param {string[]} userIds @returns {Promise<Presence[]>} as it is now
+   */
+  async watchPresence(userIds) {
+    for (const userId of userIds) { this.#watched.delete(userId); this.#watched.add(userId); }
+    const dropped = [...this.#watched].slice(0, Math.max(0, this.#watched.size - LIMITS.watched));
+    if (dropped.length) await this.unwatchPresence(dropped);
+    return this.#presence(await this.#ask(Command.WATCH_PRESENCE, { user_ids: userIds }, { presence: "array?" }));
+  }
+
+  /** @param {string[]} userIds */
+  async unwatchPresence(userIds) {
+    for (const userId of userIds) this.#watched.delete(userId);
+    await this.#ask(Command.WATCH_PRESENCE, { user_ids: userIds, unwatch: true });
+  }
+
+  #presence(answer) {
+    for (const entry of answer.presence ?? []) this.#emit("presence", entry);
+    return answer.presence ?? [];
+  }
+
+  // ------------------------------------------------------------------ conversations and their messages
+
+  /**
+   * A page of a conversation, ascending by `seq`; without bounds the newest.
+   * @param {string} conversationId @param {{beforeSeq?: number, afterSeq?: number, limit?: number}} [bounds]
+   * @returns {Promise<{messages: Message[], first_seq: number, last_seq: number}>}
+   */
   async history(conversationId, { beforeSeq, afterSeq, limit = 50 } = {}) {
-    return this.request(Command.PULL, {
-      conversation_id: conversationId, limit,
-      ...(beforeSeq !== undefined ? { before_seq: beforeSeq } : {}), ...(afterSeq !== undefined ? { after_seq: afterSeq } : {}),
-    });
+    return this.#ask(Command.PULL, { conversation_id: conversationId, limit, before_seq: beforeSeq, after_seq: afterSeq },
+      { messages: "array", first_seq: "number", last_seq: "number" });
   }
 
-  async search(query, options = {}) { return this.request(Command.SEARCH, { query, ...options }); }
-  async recall(conversationId, seq) { return this.request(Command.RECALL, { conversation_id: conversationId, seq }); }
-  async edit(conversationId, seq, body) { return this.request(Command.EDIT, { conversation_id: conversationId, seq, body }); }
-  async react(conversationId, seq, emoji, { remove = false } = {}) {
-    return this.request(Command.REACT, { conversation_id: conversationId, seq, emoji, ...(remove ? { remove } : {}) });
+  /** A page of the overview. The client does this by itself; `conversations` has the result. @param {Paging} [options] @returns {Promise<SyncPage>} */
+  async sync({ limit = LIMITS.syncPage, cursor } = {}) {
+    return this.#ask(Command.SYNC, { limit, cursor }, { conversations: "array", next_cursor: "string?", more: "boolean" });
   }
-  /** Who has read a message. @returns {Promise<{read: string[], unread_count: number}>} */
+
+  /**
+   * The present state of the messages that changed after `sinceRev`. The client does this by itself after an absence (event `changed`).
+   * @param {string} conversationId @param {number} sinceRev @param {{limit?: number}} [options]
+   * @returns {Promise<{messages: Message[], last_rev: number, more: boolean}>}
+   */
+  async changes(conversationId, sinceRev, { limit = LIMITS.page } = {}) {
+    return this.#ask(Command.CHANGES, { conversation_id: conversationId, since_rev: sinceRev, limit }, { messages: "array", last_rev: "number", more: "boolean" });
+  }
+
+  /**
+   * Find messages of one's own conversations.
+   * @param {string} query
+   * @param {Paging & {conversationId?: string, from?: string, since?: number, until?: number}} [options] times in ms
+   * @returns {Promise<{messages: Message[], next_cursor?: string}>}
+   */
+  async search(query, { conversationId, from, since, until, limit = 50, cursor } = {}) {
+    return this.#ask(Command.SEARCH, { query, conversation_id: conversationId, from, since, until, limit, cursor }, { messages: "array", next_cursor: "string?" });
+  }
+
+  /** Take a message back: one's own within the server's window, or any as a group's owner or admin. @param {string} conversationId @param {number} seq */
+  async recall(conversationId, seq) {
+    await this.#ask(Command.RECALL, { conversation_id: conversationId, seq });
+    this.#changedHere(conversationId, seq, "recalled", { recalled: true, by: this.userId });
+  }
+
+  /** Change a message of one's own. @param {string} conversationId @param {number} seq @param {any} body @returns {Promise<{edited_at: number}>} */
+  async edit(conversationId, seq, body) {
+    const answer = await this.#ask(Command.EDIT, { conversation_id: conversationId, seq, body }, { edited_at: "number" });
+    this.#changedHere(conversationId, seq, "edited", { body, edited_at: answer.edited_at, by: this.userId });
+    return answer;
+  }
+
+  /** React to a message, or take a reaction back. @param {string} conversationId @param {number} seq @param {string} emoji @param {{remove?: boolean}} [options] */
+  async react(conversationId, seq, emoji, { remove = false } = {}) {
+    await this.#ask(Command.REACT, { conversation_id: conversationId, seq, emoji, ...(remove ? { remove } : {}) });
+    if (!this.#tracks.has(conversationId)) return;
+    try { // the answer does not tell the others' reactions
+      const { messages: [now] } = await this.history(conversationId, { afterSeq: seq - 1, limit: 1 });
+      if (now?.seq === seq) this.#changedHere(conversationId, seq, "reacted", { ...now, by: this.userId });
+    } catch (error) {
+      this.#background(error); // after the reconnect CHANGES tells
+    }
+  }
+
+  /** The server pushes a change to all devices but the one that made it. */
+  #changedHere(conversationId, seq, change, state) {
+    const track = this.#tracks.get(conversationId);
+    if (track) this.#showChange(track, seq, change, state);
+  }
+
+  /** Who has read a message. @param {string} conversationId @param {number} seq @returns {Promise<Receipts>} */
   async receipts(conversationId, seq) {
-    const answer = await this.request(Command.RECEIPTS, { conversation_id: conversationId, seq });
+    const answer = await this.#ask(Command.RECEIPTS, { conversation_id: conversationId, seq }, { read: "array", unread_count: "number" });
     const track = this.#tracks.get(conversationId);
     if (track && !track.isGroup && answer.read.includes(track.toConversation().peer) && seq > track.peerRead) {
       track.peerRead = seq;
@@ -960,32 +1208,104 @@ export class ImClient {
     return answer;
   }
 
-  /** Tell that the user is typing. Never answered, never repeated, let go while offline. */
+  /** Hide a conversation and its past from this user; a new message brings it back, without the past. @param {string} conversationId */
+  async deleteConversation(conversationId) {
+    await this.#ask(Command.DELETE_CONVERSATION, { conversation_id: conversationId });
+    const track = this.#tracks.get(conversationId);
+    if (!track) return;
+    track.hide();
+    this.#touched(track);
+  }
+
+  /** Mute or pin a conversation for this user. @param {string} conversationId @param {{muted?: boolean, pinned?: boolean}} [settings] @returns {Promise<Settings>} */
+  async setConversation(conversationId, { muted, pinned } = {}) {
+    const answer = await this.#ask(Command.CONVERSATION_SETTINGS, { conversation_id: conversationId, muted, pinned }, { muted: "boolean?", pinned: "boolean?" });
+    const now = { muted: Boolean(answer.muted), pinned: Boolean(answer.pinned) };
+    const track = this.#tracks.get(conversationId);
+    if (track) this.#touched(Object.assign(track, now));
+    return now;
+  }
+
+  /** Tell that the user is typing. Never answered, never repeated, let go while offline. @param {string} conversationId @param {boolean} [on] */
   typing(conversationId, on = true) {
     const connection = this.#connection;
     if (this.#supported.get(Command.TYPING) === false || !connection?.isUsable || !connection.isLoggedIn) return;
     connection.post(Command.TYPING, { conversation_id: conversationId, on });
   }
 
-  async presence(userIds) { return this.#presence(await this.request(Command.GET_PRESENCE, { user_ids: userIds })); }
+  // ------------------------------------------------------------------ friends
 
-  /** Watch who is online (event `presence`), through reconnects. Beyond `LIMITS.watched` users, the longest watched are let go. */
-  async watchPresence(userIds) {
-    for (const userId of userIds) { this.#watched.delete(userId); this.#watched.add(userId); }
-    const dropped = [...this.#watched].slice(0, Math.max(0, this.#watched.size - LIMITS.watched));
-    if (dropped.length) await this.unwatchPresence(dropped);
-    return this.#presence(await this.request(Command.WATCH_PRESENCE, { user_ids: userIds }));
+  /** Ask for a friendship; crossing requests make one at once (event `friend`). @param {string} userId @param {string} [message] @returns {Promise<{request_id: string}>} */
+  async requestFriend(userId, message) { return this.#ask(Command.FRIEND_REQUEST, { user_id: userId, ...(message ? { message } : {}) }, { request_id: "string" }); }
+
+  /** Accept or decline a request. @param {string} requestId @param {boolean} accept */
+  async answerFriend(requestId, accept) { await this.#ask(Command.FRIEND_ANSWER, { request_id: requestId, accept }); }
+
+  /** One's friends, by user id. @param {Paging} [options] @returns {Promise<{friends: Friend[], next_cursor?: string}>} */
+  async friends({ limit = 50, cursor } = {}) { return this.#ask(Command.LIST_FRIENDS, { limit, cursor }, { friends: "array", next_cursor: "string?" }); }
+
+  /**
+   * Requests that one was sent (`in`) or has sent (`out`), the newest first.
+   * @param {Paging & {direction?: "in"|"out", state?: "pending"|"accepted"|"declined"}} [options]
+   * @returns {Promise<{requests: FriendRequest[], next_cursor?: string}>}
+   */
+  async friendRequests({ direction = "in", state, limit = 50, cursor } = {}) {
+    return this.#ask(Command.LIST_FRIEND_REQUESTS, { direction, state, limit, cursor }, { requests: "array", next_cursor: "string?" });
   }
 
-  async unwatchPresence(userIds) {
-    for (const userId of userIds) this.#watched.delete(userId);
-    await this.request(Command.WATCH_PRESENCE, { user_ids: userIds, unwatch: true });
+  /** End a friendship, on both sides. @param {string} userId */
+  async deleteFriend(userId) { await this.#ask(Command.DELETE_FRIEND, { user_id: userId }); }
+  /** Take no messages from a user any more. @param {string} userId */
+  async block(userId) { await this.#ask(Command.BLOCK, { user_id: userId }); }
+  /** @param {string} userId */
+  async unblock(userId) { await this.#ask(Command.UNBLOCK, { user_id: userId }); }
+  /** Whom one blocks. @param {Paging} [options] @returns {Promise<{users: User[], next_cursor?: string}>} */
+  async blocked({ limit = 50, cursor } = {}) { return this.#ask(Command.LIST_BLOCKED, { limit, cursor }, { users: "array", next_cursor: "string?" }); }
+  /** What this user calls a friend; "" takes it away. @param {string} userId @param {string} remark */
+  async setRemark(userId, remark) { await this.#ask(Command.SET_REMARK, { user_id: userId, remark }); }
+
+  // ------------------------------------------------------------------ groups
+
+  /**
+   * Make a group, as its owner.
+   * @param {string} name
+   * @param {{groupId?: string, members?: string[], join?: "open"|"approval"|"invite", history?: "joined"|"all"}} [options]
+   * @returns {Promise<{group_id: string, conversation_id: string, failed?: Failed[]}>} `failed`: who could not be added
+   */
+  async createGroup(name, { groupId, members, join, history } = {}) {
+    return this.#ask(Command.CREATE_GROUP, { name, group_id: groupId, members, join, history }, { group_id: "string", conversation_id: "string", failed: "array?" });
   }
 
-  #presence(answer) {
-    for (const entry of answer.presence ?? []) this.#emit("presence", entry);
-    return answer.presence ?? [];
-  }
+  /** @param {string} groupId @returns {Promise<Group>} */
+  async group(groupId) { return (await this.#ask(Command.GET_GROUP, { group_id: groupId }, { group: "object" })).group; }
+
+  /**
+   * Change a group; what is left out stays, null takes away. By its owner and its admins.
+   * @param {string} groupId
+   * @param {{name?: string, avatar?: string|null, announcement?: string|null, join?: "open"|"approval"|"invite", history?: "joined"|"all", muted?: boolean}} changes
+   */
+  async updateGroup(groupId, changes) { await this.#ask(Command.UPDATE_GROUP, { group_id: groupId, ...changes }); }
+
+  /** End a group; by its owner. @param {string} groupId */
+  async dismissGroup(groupId) { await this.#ask(Command.DISMISS_GROUP, { group_id: groupId }); }
+  /** @param {string} groupId @param {string[]} userIds @returns {Promise<{added: string[], failed: Failed[]}>} */
+  async addMembers(groupId, userIds) { return this.#ask(Command.ADD_MEMBERS, { group_id: groupId, user_ids: userIds }, { added: "array", failed: "array" }); }
+  /** @param {string} groupId @param {string[]} userIds @returns {Promise<{removed: string[]}>} */
+  async removeMembers(groupId, userIds) { return this.#ask(Command.REMOVE_MEMBERS, { group_id: groupId, user_ids: userIds }, { removed: "array" }); }
+  /** @param {string} groupId */
+  async leaveGroup(groupId) { await this.#ask(Command.LEAVE_GROUP, { group_id: groupId }); }
+  /** By user id. @param {string} groupId @param {Paging} [options] @returns {Promise<{members: Member[], next_cursor?: string}>} */
+  async members(groupId, { limit = 50, cursor } = {}) { return this.#ask(Command.LIST_MEMBERS, { group_id: groupId, limit, cursor }, { members: "array", next_cursor: "string?" }); }
+  /** By the owner; the role `owner` hands the group over. @param {string} groupId @param {string} userId @param {Role} role */
+  async setRole(groupId, userId, role) { await this.#ask(Command.SET_ROLE, { group_id: groupId, user_id: userId, role }); }
+  /** Let a member not write for a time; 0 lifts it. @param {string} groupId @param {string} userId @param {number} durationMs @returns {Promise<{muted_until: number}>} */
+  async muteMember(groupId, userId, durationMs) { return this.#ask(Command.MUTE_MEMBER, { group_id: groupId, user_id: userId, duration_ms: durationMs }, { muted_until: "number" }); }
+  /** One's own groups. @param {Paging} [options] @returns {Promise<{groups: Group[], next_cursor?: string}>} */
+  async groups({ limit = 50, cursor } = {}) { return this.#ask(Command.LIST_GROUPS, { limit, cursor }, { groups: "array", next_cursor: "string?" }); }
+  /** Join an open group, or ask to. @param {string} groupId @param {string} [message] @returns {Promise<{joined?: boolean, request_id?: string}>} */
+  async joinGroup(groupId, message) { return this.#ask(Command.JOIN_GROUP, { group_id: groupId, ...(message ? { message } : {}) }, { joined: "boolean?", request_id: "string?" }); }
+  /** Let somebody in who has asked, or not; by the owner and the admins. @param {string} requestId @param {boolean} accept */
+  async answerJoin(requestId, accept) { await this.#ask(Command.ANSWER_JOIN, { request_id: requestId, accept }); }
 
   // ------------------------------------------------------------------ receiving
 
@@ -1013,7 +1333,7 @@ export class ImClient {
       case Command.TYPING_PUSH: return this.#emit("typing", body);
       case Command.PRESENCE: return this.#emit("presence", body);
       case Command.FRIEND: return this.#emit("friend", body);
-      case Command.GROUP: return this.#emit("group", body);
+      case Command.GROUP: return this.#grouped(body);
       case Command.NOTIFY: return this.#emit("notify", body);
       case Command.HEARTBEAT: return;
       default: this.#emit("push", { command, body });
@@ -1029,6 +1349,7 @@ export class ImClient {
   }
 
   #receive(message) {
+    if (message.streaming) return this.#grows(message, 0, "");
     if (!message.seq) return this.#emit("message", message); // not stored: now or never
     const track = this.#track(message.conversation_id);
     if (track.got === null && message.seq !== 1) this.#wantsSync = true;
@@ -1042,6 +1363,8 @@ export class ImClient {
     for (const message of messages) {
       const sent = this.#outbox.get(message.client_id);
       if (sent && message.from === this.userId && sent.conversation_id === message.conversation_id) this.#accepted(sent, message);
+      const growing = this.#streams.get(streamKey(message));
+      if (growing) this.#endStream(growing, "done");
       this.#emit("message", message);
     }
     if (!messages.length) return;
@@ -1075,7 +1398,43 @@ export class ImClient {
     if (this.#acks.size) this.#ackTimer = setTimeout(() => this.#flushAcks(), this.#ackDelayMs);
   }
 
+  /** A piece of a message that a bot is writing. It has no `seq` yet: it is shown, and the whole of it comes as a message. */
+  #grows(body, offset, text) {
+    const key = streamKey(body);
+    let one = this.#streams.get(key);
+    if (!one) {
+      const { conversation_id, client_id, from, message_id } = body;
+      one = { conversation_id, client_id, from, message_id, started_at: this.serverNow(), text: "", isWhole: true, state: "growing" };
+      this.#streams.set(key, one);
+      if (this.#streams.size > LIMITS.streams) this.#endStream(this.#streams.values().next().value, "aborted");
+    }
+    if (offset !== [...one.text].length) one.isWhole = false; // the server counts characters, not UTF-16's halves
+    one.text = (one.text + text).slice(0, LIMITS.streamChars);
+    this.#emit("stream", { ...one });
+  }
+
+  #endStream(one, state) {
+    this.#streams.delete(streamKey(one));
+    this.#emit("stream", { ...one, state });
+  }
+
+  #grouped(body) {
+    const track = this.#tracks.get(`g:${body.group_id}`);
+    const isMe = body.user_ids?.includes(this.userId);
+    const isOut = body.event === "dismissed" || (isMe && (body.event === "removed" || body.event === "left"));
+    if (track && (isOut || (isMe && body.event === "joined"))) {
+      track.isLeft = isOut;
+      this.#touched(track);
+    }
+    this.#emit("group", body);
+  }
+
   #changed(body) {
+    if (body.change === "appended") return this.#grows(body, body.offset ?? 0, body.text ?? "");
+    if (body.change === "aborted") {
+      const growing = this.#streams.get(streamKey(body));
+      return growing && this.#endStream(growing, "aborted");
+    }
     const track = this.#track(body.conversation_id);
     if (track.rev < track.revTarget) { track.revTarget = Math.max(track.revTarget, body.rev ?? 0); return this.#work(); }
     if (body.rev) track.rev = track.revTarget = Math.max(track.rev, body.rev);
@@ -1086,8 +1445,10 @@ export class ImClient {
     if (track.early.has(seq)) track.early.delete(seq); // it is pulled again, in its new state
     if (track.got === null || seq > track.got) { track.head = Math.max(track.head, seq); return this.#work(); }
     if (state.recalled) { track.recalled(seq); if (track.isUncertain) this.#wantsSync = true; }
-    if (track.last?.seq === seq) track.last = { ...track.last, ...pick(state, ["body", "rev", "edited_at", "recalled", "reactions"]) };
-    this.#emit("changed", { conversation_id: track.id, seq, change: change ?? (state.recalled ? "recalled" : state.edited_at ? "edited" : "reacted"), message: state });
+    const changed = { conversation_id: track.id, seq, change: change ?? (state.recalled ? "recalled" : state.edited_at ? "edited" : "reacted"),
+      message: presentState({ ...state, conversation_id: track.id, seq }, change), ...(typeof state.by === "string" ? { by: state.by } : {}) };
+    if (track.last?.seq === seq) track.last = applyChange(track.last, changed);
+    this.#emit("changed", changed);
     this.#touched(track);
     if (this.#wantsSync) this.#work();
   }
@@ -1228,8 +1589,8 @@ export class ImClient {
         track.rev = page.more ? Math.max(since, states.at(-1)?.rev ?? 0) : Math.max(track.revTarget, page.last_rev ?? 0);
         if (track.rev === since) track.rev = track.revTarget; // an answer that leads nowhere ends the chase
         for (const state of states) {
-          const isMarked = state.edited_at || state.recalled || state.reactions;
-          if (isMarked && state.seq <= track.got) this.#showChange(track, state.seq, undefined, state);
+          // One without a mark is told as well: its last reaction may have been taken back.
+          if (state.seq <= track.got) this.#showChange(track, state.seq, undefined, state);
         }
       });
     } catch (error) {
@@ -1280,7 +1641,7 @@ export class ImClient {
    * may come in between. Messages to one conversation go one by one, in the order of these calls.
    * @param {string} to a user id or a conversation id
    * @param {any} body a string for type `text`, else any JSON value
-   * @param {{type?: string, replyTo?: number, mentions?: string[], clientId?: string}} [options]
+   * @param {{type?: string, replyTo?: number, mentions?: string[], expiresInMs?: number, clientId?: string}} [options]
    * @returns {Promise<Message>} the message as accepted
    * @throws {ImError} it was refused; it stays in `outgoing` as `failed` until `resend` or `discard`
    */
@@ -1291,7 +1652,8 @@ export class ImClient {
       conversation_id: to.startsWith("d:") || to.startsWith("g:") ? to : directId(this.userId, to),
       ...(to.startsWith("d:") || to.startsWith("g:") ? {} : { to }),
       type: options.type ?? "text", body, ...(options.replyTo ? { reply_to: options.replyTo } : {}),
-      ...(options.mentions?.length ? { mentions: options.mentions } : {}), created_at: this.serverNow(), status: "pending",
+      ...(options.mentions?.length ? { mentions: options.mentions } : {}), ...(options.expiresInMs ? { expires_in_ms: options.expiresInMs } : {}),
+      created_at: this.serverNow(), status: "pending", bytes: 0,
     };
     entry.bytes = JSON.stringify(entry).length;
     const bytes = [...this.#outbox.values()].reduce((sum, one) => sum + one.bytes, entry.bytes);
@@ -1303,6 +1665,24 @@ export class ImClient {
       this.#outgoingChanged(entry);
       queueMicrotask(() => this.#pump()); // the entry is in the store first, once for a burst of calls
     });
+  }
+
+  /**
+   * Send many messages in one request, without the outbox: for programs that keep them themselves. Each has a result of its own.
+   * @param {{to?: string, conversation_id?: string, body: any, type?: string, client_id?: string, reply_to?: number, mentions?: string[]}[]} messages
+   *   100 at most; give each a `client_id` if you may have to send it again
+   * @returns {Promise<{code: number, error?: string, conversation_id?: string, seq?: number, message_id?: string, sent_at?: number, duplicate?: boolean}[]>}
+   */
+  async sendBatch(messages) {
+    const bodies = messages.map((one) => ({ client_id: randomId(), type: "text", ...one }));
+    const answer = await this.request(Command.SEND_BATCH, { messages: bodies }, { isRepeatable: true });
+    const { results } = checked(answer, { results: "array" }, Command.SEND_BATCH);
+    for (const [index, result] of results.entries()) {
+      if (result.code || !result.seq) continue;
+      this.#receive({ ...pick(bodies[index], ["client_id", "type", "body", "reply_to", "mentions"]), ...pick(result, ["conversation_id", "seq", "message_id", "sent_at"]),
+        from: this.userId, rev: 0 });
+    }
+    return results;
   }
 
   /** Send a message to whoever is online, without storing it (no `seq`, no history). */
@@ -1368,7 +1748,7 @@ export class ImClient {
       this.#saveSoon();
     }
     this.#sending.add(entry.client_id);
-    const body = pick(entry, ["client_id", "type", "body", "reply_to", "mentions"]);
+    const body = pick(entry, ["client_id", "type", "body", "reply_to", "mentions", "expires_in_ms"]);
     if (entry.to) body.to = entry.to; else body.conversation_id = entry.conversation_id;
     try {
       await connection.request(Command.SEND, body, this.#timeoutMs, (answer) => {
@@ -1414,7 +1794,7 @@ export class ImClient {
   /**
    * Upload a file; send its answer as the body of a message of type `image`, `file`, `audio` or `video`. A large one goes on
    * where it stopped when the connection goes and comes back.
-   * @param {Blob} blob @param {{name?: string, onProgress?: (sent: number, total: number) => void, signal?: AbortSignal}} [options]
+   * @param {Blob & {name?: string}} blob @param {{name?: string, onProgress?: (sent: number, total: number) => void, signal?: AbortSignal}} [options]
    * @returns {Promise<{file_id: string, name: string, size: number, type: string, url: string}>}
    */
   async upload(blob, options = {}) {
@@ -1427,6 +1807,7 @@ export class ImClient {
     return this.#uploadParts(blob, opened, options);
   }
 
+  /** @param {Blob} blob @param {any} opened @param {{onProgress?: (sent: number, total: number) => void, signal?: AbortSignal}} options */
   async #uploadParts(blob, opened, { onProgress, signal }) {
     const backoff = new Backoff({ minMs: 500, random: this.#random });
     let { offset } = opened;
@@ -1541,6 +1922,8 @@ export class ImClient {
 }
 
 const pick = (from, names) => Object.fromEntries(names.filter((name) => from[name] !== undefined).map((name) => [name, from[name]]));
+const streamKey = (one) => `${one.conversation_id} ${one.from} ${one.client_id}`;
+/** @returns {any} */
 const publicOutgoing = (entry) => structuredClone(pick(entry, ["client_id", "conversation_id", "type", "body", "reply_to", "mentions", "created_at", "status", "error"]));
 
 const networkFault = (error) => {
@@ -1565,8 +1948,9 @@ function transferByXhr(method, url, blob, headers, { onProgress, signal }) {
       reject(ImError.fromAnswer({ ...answer, code: answer.code || request.status, message: answer.message ?? request.statusText }));
     };
     request.onerror = () => reject(new ImError(0, "upload_failed", "the connection went during the upload", { isUnknown: true }));
-    request.onabort = () => reject(new ImError(0, "aborted", "the upload was stopped"));
-    if (signal?.aborted) return request.onabort();
+    const stopped = () => reject(new ImError(0, "aborted", "the upload was stopped"));
+    request.onabort = stopped;
+    if (signal?.aborted) return stopped();
     signal?.addEventListener("abort", () => request.abort(), { once: true });
     request.send(blob);
   });

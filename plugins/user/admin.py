@@ -113,10 +113,14 @@ def add_key(config: Config, name: str, scopes: Iterable[str], expires_s: float |
 
     if not _KEY_NAME.fullmatch(name):
         raise InvalidBody("a key's name has 1 to 64 characters out of A-Z a-z 0-9 _ - . @", field="name")
-    wanted, known = frozenset(scopes), known_scopes(config)
-    if not wanted or not wanted <= set(known):
-        problem = f"there is no scope {sorted(wanted - set(known))[0]!r}" if wanted else "a key needs a scope"
+    known = known_scopes(config)
+    spelled = {scope.lower(): scope for scope in known}  # as in `[roles]`
+    given = frozenset(scopes)
+    unknown = sorted(scope for scope in given if scope.lower() not in spelled)
+    if unknown or not given:
+        problem = f"there is no scope {unknown[0]!r}" if unknown else "a key needs a scope"
         raise InvalidBody(f"{problem}; there are {', '.join(known)}", field="scope")
+    wanted = frozenset(spelled[scope.lower()] for scope in given)
     if expires_s is not None and expires_s < 1:
         raise InvalidBody("a key is good for one second at least", field="expires")
     shown, now_ms = keys.new(), _now_ms()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from imserver.plugin import Conflict, InvalidBody, NotFound, invalid_body
+from imserver.plugin import Conflict, InvalidBody, NotFound, PermissionDenied, invalid_body
 from imserver_plugins.user import store
 from imserver_plugins.user.roles import with_role
 from imserver_plugins.user.sessions import after_revocation, end_sessions, ending, sessions_of, take_roles
@@ -83,6 +83,7 @@ async def disable(state: State, ctx: Context, user_id: str, request: DisableUser
     """POST /v1/admin/users/{user_id}/disable."""
     if request.disabled and user_id == ctx.session.user_id:
         raise Conflict("you cannot lock yourself out; ask another administrator")
+    await _subordinate(ctx, user_id)
     statements = [store.set_disabled(user_id, request.disabled)]
     if request.disabled:
         statements += ending(state, ctx, user_id, session_ids=None)
@@ -98,7 +99,7 @@ async def disable(state: State, ctx: Context, user_id: str, request: DisableUser
 
 async def kick(state: State, ctx: Context, user_id: str, request: KickUser) -> dict[str, Any]:
     """POST /v1/admin/users/{user_id}/kick."""
-    await _existing(ctx, user_id)
+    await _subordinate(ctx, user_id)
     session_ids = None if request.session_id is None else {request.session_id}
     message = "this session was ended by an administrator; log in again"
     ended = await end_sessions(state, ctx, user_id, message, session_ids=session_ids)
@@ -110,10 +111,12 @@ async def kick(state: State, ctx: Context, user_id: str, request: KickUser) -> d
 
 async def set_role(state: State, ctx: Context, user_id: str, request: SetRole) -> dict[str, Any]:
     """POST /v1/admin/users/{user_id}/role."""
+    if not ctx.session.outranks({request.role}):
+        raise PermissionDenied(f"the role {request.role} may more than you: an administrator can give it and take it away")
     if request.role == "admin" and not request.present and user_id == ctx.session.user_id:
         raise Conflict("you cannot take the role admin from yourself; ask another administrator")
     for _ in range(_ROLE_ATTEMPTS):
-        old = (await _existing(ctx, user_id)).roles
+        old = (await _subordinate(ctx, user_id)).roles
         new = with_role(old, request.role, request.present)
         sql, params = store.change_roles(user_id, old=old, new=new)
         if await durable(ctx.db.write(sql, params)):
@@ -127,6 +130,19 @@ async def _existing(ctx: Context, user_id: str) -> store.Account:
     account = await store.find_account(ctx.db, user_id)
     if account is None:
         raise _unknown(user_id)
+    return account
+
+
+async def _subordinate(ctx: Context, user_id: str) -> store.Account:
+    """The account of somebody who may no more than the caller does.
+
+    Raises:
+        NotFound: there is no such user.
+        PermissionDenied: the user may more.
+    """
+    account = await _existing(ctx, user_id)
+    if user_id != ctx.session.user_id and not ctx.session.outranks(account.roles):
+        raise PermissionDenied(f"{user_id} may more than you: only an administrator can do this to them")
     return account
 
 

@@ -121,7 +121,7 @@ def enable(ctx: click.Context, name: str) -> None:
 @click.option("--remove", is_flag=True, help="Take the role away.")
 @click.pass_context
 def role(ctx: click.Context, name: str, role: str, remove: bool) -> None:
-    """Give the user NAME the role ROLE, such as admin, or take it away."""
+    """Give the user NAME the role ROLE, such as admin or one of [roles] in the configuration, or take it away."""
     from imserver_plugins.user import admin
 
     admin.set_role(ctx.obj.config, name, role, not remove)
@@ -176,8 +176,8 @@ def key() -> None:
     multiple=True,
     required=True,
     metavar="SCOPE",
-    help='What the key may do: a plugin such as message, one command such as message.SEND, "*" for all, and admin for the'
-    " role admin. May be repeated.",
+    help='What the key may do: a plugin such as message, one command or route such as message.SEND or user.KICK, "*" for all'
+    " that users may, and admin for what needs a role. May be repeated.",
 )
 @click.option(
     "--expires",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import evolve
 
-from imserver.plugin import Identity, InvalidBody, NotAuthenticated, NotFound, PermissionDenied, RateLimited
+from imserver.plugin import Identity, InvalidBody, NotAuthenticated, NotFound, PermissionDenied, RateLimited, auth
 from imserver_plugins.user import keys, store
 from imserver_plugins.user.bearer import DISABLED, identity_of
 from imserver_plugins.user.state import session_id_of_certificate, session_id_of_key
@@ -28,13 +28,16 @@ async def authenticate(state: State, ctx: AppContext, credentials: Credentials) 
 
     Raises:
         NotAuthenticated: they are nobody's.
-        RateLimited: and this address has shown many such keys.
+        RateLimited: and this address has shown many such tokens or keys.
         PermissionDenied: the account is disabled, or these credentials cannot act for somebody.
         NotFound: there is no such user to act for.
     """
     if credentials.token is not None:
         _refuse_acting(credentials)
-        return await identity_of(state, ctx, credentials.token)
+        try:
+            return await identity_of(state, ctx, credentials.token)
+        except NotAuthenticated as exc:
+            raise refused_token(state, ctx, credentials.token, credentials.address, exc) from exc
     if credentials.api_key is not None:
         return await _by_key(state, ctx, credentials.api_key, credentials)
     if credentials.certificate is not None:
@@ -79,15 +82,34 @@ async def _of_key(state: State, ctx: AppContext, key: store.ApiKey, credentials:
     )
 
 
+def refused_token(
+    state: State, ctx: AppContext, token: str, address: str, refusal: NotAuthenticated
+) -> NotAuthenticated | RateLimited:
+    """The refusal of a token. One that we have signed, and that has expired or was revoked, is no guess: a hundred devices
+    behind one address may come back with such.
+    """
+    try:
+        state.tokens.verify(token, now_ms=0)
+    except NotAuthenticated:
+        return _charged(state, ctx, state.forged_tokens, "tokens", address, refusal)
+    return refusal
+
+
 def _wrong_key(state: State, ctx: AppContext, address: str) -> NotAuthenticated | RateLimited:
-    """The refusal. Charged afterwards, so that a good key from the same address is never refused: 256 bits cannot be
+    return _charged(state, ctx, state.wrong_keys, "API keys", address, NotAuthenticated(_WRONG_KEY))
+
+
+def _charged(
+    state: State, ctx: AppContext, limit: auth.Gcra, what: str, address: str, refusal: NotAuthenticated
+) -> NotAuthenticated | RateLimited:
+    """The refusal. Charged afterwards, so that good credentials from the same address are never refused: 256 bits cannot be
     guessed, and what is to be spared is the server.
     """
     limited = state.limited_address(address)
-    wait_s = 0.0 if limited is None else state.wrong_keys.take(limited, ctx.clock.monotonic())
+    wait_s = 0.0 if limited is None else limit.take(limited, ctx.clock.monotonic())
     if wait_s > 0:
-        return RateLimited("too many wrong API keys from this address", retry_after_ms=math.ceil(wait_s * 1000))
-    return NotAuthenticated(_WRONG_KEY)
+        return RateLimited(f"too many wrong {what} from this address", retry_after_ms=math.ceil(wait_s * 1000))
+    return refusal
 
 
 async def _by_certificate(

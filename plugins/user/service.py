@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from imserver.plugin import ANYONE, Plugin, PluginError, command, role, route
+from imserver.plugin import ANYONE, NotAuthenticated, Plugin, PluginError, command, role, route
 from imserver_plugins.user import (
     accounts,
     admin_routes,
@@ -88,7 +88,10 @@ class UserPlugin(Plugin):
     @command(1003, request=requests.Auth, allow=ANYONE)
     async def auth(self, ctx: Context, request: requests.Auth) -> dict[str, Any]:
         """Log in by a token."""
-        return await login.authenticate(self.state, ctx, request)
+        try:
+            return await login.authenticate(self.state, ctx, request)
+        except NotAuthenticated as exc:
+            raise who.refused_token(self.state, ctx, request.token, ctx.session.address, exc) from exc
 
     @command(1004, request=requests.Refresh, allow=ANYONE)
     async def refresh(self, ctx: Context, request: requests.Refresh) -> dict[str, Any]:
@@ -140,29 +143,29 @@ class UserPlugin(Plugin):
         """The same, and pushes of what changes."""
         return await presence.watch_presence(self.state, ctx, request)
 
-    @route("GET", "/v1/admin/users", allow=role("admin"))
+    @route("GET", "/v1/admin/users", allow=role("admin"), name="LIST_USERS")
     async def admin_list_users(self, ctx: Context, request: Request) -> dict[str, Any]:
         """A page of all users, or of those whose id or nickname has `query` in it."""
         return await admin_routes.list_users(ctx, admin_routes.query_of(request, requests.ListUsers))
 
-    @route("GET", "/v1/admin/users/{user_id}/sessions", allow=role("admin"))
+    @route("GET", "/v1/admin/users/{user_id}/sessions", allow=role("admin"), name="LIST_SESSIONS")
     async def admin_list_sessions(self, ctx: Context, request: Request) -> dict[str, Any]:
         """A user's sessions, live and stored."""
         return await admin_routes.list_sessions(ctx, request.path_params["user_id"])
 
-    @route("POST", "/v1/admin/users/{user_id}/disable", allow=role("admin"))
+    @route("POST", "/v1/admin/users/{user_id}/disable", allow=role("admin"), name="DISABLE")
     async def admin_disable(self, ctx: Context, request: Request) -> dict[str, Any]:
         """Lock a user out, or let the user in again."""
         body = await admin_routes.body_of(request, requests.DisableUser)
         return await admin_routes.disable(self.state, ctx, request.path_params["user_id"], body)
 
-    @route("POST", "/v1/admin/users/{user_id}/kick", allow=role("admin"))
+    @route("POST", "/v1/admin/users/{user_id}/kick", allow=role("admin"), name="KICK")
     async def admin_kick(self, ctx: Context, request: Request) -> dict[str, Any]:
         """End one session of a user, or all."""
         body = await admin_routes.body_of(request, requests.KickUser)
         return await admin_routes.kick(self.state, ctx, request.path_params["user_id"], body)
 
-    @route("POST", "/v1/admin/users/{user_id}/role", allow=role("admin"))
+    @route("POST", "/v1/admin/users/{user_id}/role", allow=role("admin"), name="SET_ROLE")
     async def admin_set_role(self, ctx: Context, request: Request) -> dict[str, Any]:
         """Give a user a role, or take it away."""
         body = await admin_routes.body_of(request, requests.SetRole)

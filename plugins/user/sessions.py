@@ -130,6 +130,7 @@ async def end_sessions(
     # Also where nothing was found, as long as it is all: a request over HTTP may have been under way.
     if ended or session_ids is None or ctx.session.session_id in session_ids:
         after_revocation(state, ctx, user_id, message, session_ids=session_ids, keep=ctx.session)
+        ctx.emit("session.ended", user_id=user_id, session_ids=session_ids)
     return ended
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 _WRONG_KEYS_PER_MINUTE = 60  # as many as wrong passwords
+_FORGED_TOKENS_PER_MINUTE = 60
 _CERTIFICATE = "certificate:"
 _TOKEN_SESSION_ID = re.compile(r"[0-9a-f]{64}")
 
@@ -169,6 +170,8 @@ class State:
     key_uses: KeyUses = field(factory=KeyUses)
     #: API keys that were wrong, per address.
     wrong_keys: auth.Gcra = field(factory=lambda: auth.Gcra(_WRONG_KEYS_PER_MINUTE, 60))
+    #: Tokens that were signed by somebody else, or never were any, per address.
+    forged_tokens: auth.Gcra = field(factory=lambda: auth.Gcra(_FORGED_TOKENS_PER_MINUTE, 60))
     #: By session_id; live sessions alone.
     foreign_tokens: dict[str, ForeignToken] = field(factory=dict)
 

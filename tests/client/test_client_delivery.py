@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -372,3 +373,16 @@ def test_changes_that_lead_nowhere_end():
     changes.known(NAME, 8)
     changes.fetched(NAME, 5, more=True)
     assert changes.next_fetch() is None
+
+
+def test_a_message_takes_the_state_that_it_is_told():
+    """A push tells what has changed; an entry of CHANGES is whole: what it leaves out is not there; a recall takes all."""
+    old = evolve(message(3), rev=3, body="old", reply_to=1, reactions={"x": ("ben",)})
+    edited = old.with_change("edited", {"rev": 4, "body": "new", "edited_at": 5})
+    assert (edited.body, edited.edited_at, edited.rev, edited.reactions) == ("new", 5, 4, {"x": ("ben",)})
+    assert edited.with_change("reacted", {"rev": 5}).reactions == {}
+    whole = {"conversation_id": "d:anna:ben", "seq": 3, "rev": 6, "from": "ben", "body": "new", "edited_at": 5}
+    assert edited.with_change("edited", whole).reactions == {}
+    recalled = edited.with_change("recalled", {"rev": 7, "recalled": True})
+    assert (recalled.body, recalled.reply_to, recalled.edited_at, recalled.reactions) == (None, None, None, {})
+    assert recalled.with_change("edited", {"rev": 5, "body": "late"}) == recalled

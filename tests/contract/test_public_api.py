@@ -9,7 +9,7 @@ import imserver.plugin
 from imserver.commands import CommandTable
 from imserver.config import Config
 from imserver.connection import add_connection_commands
-from imserver.plugin import ANYONE, USER, Plugin
+from imserver.plugin import ANYONE, USER, Plugin, role
 from imserver.plugin_loader import load_plugins
 
 #: ID and name of wire protocol, section 5: those that the server takes today.
@@ -26,7 +26,7 @@ COMMANDS = {
     4001: "CREATE_GROUP", 4002: "GET_GROUP", 4003: "UPDATE_GROUP", 4004: "DISMISS_GROUP", 4005: "ADD_MEMBERS",
     4006: "REMOVE_MEMBERS", 4007: "LEAVE_GROUP", 4008: "LIST_MEMBERS", 4009: "SET_ROLE", 4010: "MUTE_MEMBER",
     4011: "LIST_GROUPS", 4012: "JOIN_GROUP", 4013: "ANSWER_JOIN",
-    5002: "PUSH_ACK",
+    5002: "PUSH_ACK", 5009: "NOTIFY", 5010: "SET_PUSH_TOKEN", 5011: "REMOVE_PUSH_TOKEN",
 }  # fmt: skip
 BEFORE_LOGIN = {1, 4, 1001, 1002, 1003, 1004}
 OWNERS = {0: "connection", 1: "user", 2: "message", 3: "friend", 4: "group", 5: "push"}
@@ -51,7 +51,7 @@ def test_the_table_is_that_of_the_protocol(table):
 def test_who_may_call_what(table):
     """Before login only what leads to it; everything else needs a user."""
     assert {row.command_id for row in table if row.allow == ANYONE} == BEFORE_LOGIN
-    assert {row.allow for row in table} == {ANYONE, USER}
+    assert {row.allow for row in table} == {ANYONE, USER, role("admin")}
 
 
 def test_each_range_has_its_owner(table):

@@ -65,7 +65,10 @@ def test_the_sample_file_has_the_defaults() -> None:
     files |= {"orphan_ttl": "24h", "upload_ttl": "24h"}
     friends = {"max_friends": 5000, "max_pending": 500, "max_blocked": 5000, "request_ttl": "30d"}
     groups = {"max_members": 10000, "max_groups": 500, "max_admins": 50, "max_requests": 500, "request_ttl": "30d"}
-    assert config.plugins.settings == {"message": own, "file": files, "friend": friends, "group": groups}
+    push = {"offline_after": "10s", "preview": True, "generic_text": "New message", "timeout": "10s", "concurrency": 64}
+    push |= {"retry_first": "1s", "retry_most": "5m", "give_up_after": "1d", "max_jobs": 100000, "max_devices": 20}
+    expected = {"message": own, "file": files, "friend": friends, "group": groups, "push": push}
+    assert config.plugins.settings == expected
     folder = ROOT / "conf"
     assert config.server.data_dir == folder / "data"
     assert config.auth.secret_file == folder / "data/secret"
@@ -91,6 +94,7 @@ def test_every_key_is_documented(name: str) -> None:
             "plugins.file",
             "plugins.friend",
             "plugins.group",
+            "plugins.push",
         }
     assert found == set(known_keys())
 

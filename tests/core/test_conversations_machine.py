@@ -189,7 +189,7 @@ class Machine(RuleBasedStateMachine):
                 result = handler(world)
             except NotLoaded as exc:
                 self.section.abandon()
-                if exc.key[0] == "message" and self.memory.message(*exc.key[1:]) is not None:
+                if exc.key[0] == "message" and exc.key[2] <= len(self.memory.messages[exc.key[1]]):
                     self.settle()
                 now(exc.loader())
             except Exception:
@@ -615,7 +615,7 @@ def told_of(row):
 
 Machine.TestCase.settings = settings(
     max_examples=40,
-    stateful_step_count=50,
+    stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
 )

@@ -29,10 +29,10 @@ SECRET = b"5b1f0e6a97c24d83b9d0a1e2f3c4d5e6"
 FAULTY_COUNT = 7  # which message of each conversation a cheating peer gets wrong
 
 
-def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run `imserver bench pairs` to its end, with a report in JSON."""
+def bench(*arguments: str, load: str = "pairs") -> subprocess.CompletedProcess[str]:
+    """Run `imserver bench` to its end, with a report in JSON."""
     return subprocess.run(
-        [sys.executable, "-m", "imserver", "bench", "pairs", "--json", *arguments],
+        [sys.executable, "-m", "imserver", "bench", load, "--json", *arguments],
         env={name: value for name, value in os.environ.items() if not name.startswith("IMSERVER_")},
         capture_output=True,
         text=True,
@@ -512,3 +512,24 @@ def test_a_close_tells_its_code() -> None:
         with pytest.raises(BenchFailed, match="4401: late"):
             WebSocketFraming().receive(ours)
         assert theirs.recv(100) == b"\x8a\x82\0\0\0\0hi"
+
+
+# ---------------------------------------------------------------- a large group
+
+
+def test_a_group_of_its_own() -> None:
+    """Messages reach every member, and the pairs beside it are measured twice."""
+    done = bench("-m", "60", "-p", "2", "--seconds", "0.5", "--pause", "0.05", load="group")
+    assert done.returncode == 0, done.stderr
+    fields = json.loads(done.stdout)
+    assert (fields["members"], fields["pairs"]) == (60, 2)
+    assert fields["messages"] > 1
+    assert 0 < fields["spread_ms"]["p50"] <= fields["spread_ms"]["max"]
+    assert all(fields[when]["delivered_per_s"] > 0 for when in ("alone", "beside"))
+
+
+def test_a_group_that_is_not_allowed() -> None:
+    """What the server refuses is said, with status 1."""
+    done = bench("-m", "20", "-p", "1", "--seconds", "0.5", "--set", "plugins.group.max_members=5", load="group")
+    assert done.returncode == 1
+    assert "group_full" in done.stderr

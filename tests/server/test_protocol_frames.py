@@ -434,7 +434,7 @@ class TestUnknownCommands:
         assert (body["code"], body["error"], body["command"]) == (404, "unknown_command", command)
         still_serves(alice)
 
-    @pytest.mark.parametrize("command", [GOAWAY, ERROR, wire.MESSAGE, wire.READ, wire.NOTIFY])
+    @pytest.mark.parametrize("command", [GOAWAY, ERROR, wire.MESSAGE, wire.READ])
     def test_pushes_are_not_requests(self, server, command):
         """What only the server sends is no command of a client's."""
         alice = server.login()

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { afterEach, test } from "node:test";
 import { DIRECT, ME, PEER, Script, entry, login, message, settle, waitFor } from "./scripted_socket.mjs";
 
-const { Backoff, Command, ImClient, ImError, LIMITS, MemoryStore, Track, directId } = await import(process.env.IMSERVER_JS);
+const { Backoff, Command, ImClient, ImError, LIMITS, MemoryStore, Track, applyChange, collect, directId } = await import(process.env.IMSERVER_JS);
 
 const clients = [];
 const make = (script, options = {}) => {
@@ -565,4 +565,259 @@ test("a download with a dead token is repeated with a new one", async () => {
   await client.login(ME, "pw");
   assert.equal((await client.download("f/1")).size, 7);
   assert.deepEqual(tokens, ["Bearer t1", "Bearer t2"]);
+});
+
+// ---------------------------------------------------------------- every command, every push
+
+const GROUP = "g:team";
+
+/** One call of each method: [method, arguments, command, the body that must be sent, the answer, the result if it is another]. */
+const CALLS = [
+  ["ping", [], 1, {}, { server_time: 5 }],
+  ["register", ["new", "pw", "Nick"], 1001, { user_id: "new", password: "pw", nickname: "Nick" }, { user_id: "new" }],
+  ["users", [["a", "b"]], 1006, { user_ids: ["a", "b"] }, { users: [{ user_id: "a" }] }, [{ user_id: "a" }]],
+  ["updateProfile", [{ nickname: "N", bio: null }], 1007, { nickname: "N", bio: null }, {}, undefined],
+  ["changePassword", ["old", "new"], 1008, { old_password: "old", new_password: "new" }, {}],
+  ["searchUsers", ["an", { limit: 5, cursor: "c" }], 1009, { query: "an", limit: 5, cursor: "c" }, { users: [], next_cursor: "d" }],
+  ["devices", [], 1010, {}, { devices: [{ session_id: "s" }] }, [{ session_id: "s" }]],
+  ["kickDevice", ["s"], 1011, { session_id: "s" }, {}, undefined],
+  ["presence", [["a"]], 1012, { user_ids: ["a"] }, { presence: [{ user_id: "a", online: true, platforms: [] }] }, [{ user_id: "a", online: true, platforms: [] }]],
+  ["watchPresence", [["a"]], 1013, { user_ids: ["a"] }, { presence: [] }, []],
+  ["unwatchPresence", [["a"]], 1013, { user_ids: ["a"], unwatch: true }, {}, undefined],
+  ["history", [GROUP, { beforeSeq: 9, limit: 3 }], 2002, { conversation_id: GROUP, before_seq: 9, limit: 3 }, { messages: [], first_seq: 1, last_seq: 8 }],
+  ["sync", [{ cursor: "c", limit: 2 }], 2003, { cursor: "c", limit: 2 }, { conversations: [], next_cursor: "d", more: false }],
+  ["recall", [GROUP, 3], 2005, { conversation_id: GROUP, seq: 3 }, {}, undefined],
+  ["edit", [GROUP, 3, "new"], 2006, { conversation_id: GROUP, seq: 3, body: "new" }, { edited_at: 7 }],
+  ["react", [GROUP, 3, "👍"], 2007, { conversation_id: GROUP, seq: 3, emoji: "👍" }, {}, undefined],
+  ["react", [GROUP, 3, "👍", { remove: true }], 2007, { conversation_id: GROUP, seq: 3, emoji: "👍", remove: true }, {}, undefined],
+  ["search", ["word", { conversationId: GROUP, from: "a", since: 1, until: 2, cursor: "c" }], 2009,
+    { query: "word", conversation_id: GROUP, from: "a", since: 1, until: 2, cursor: "c", limit: 50 }, { messages: [] }],
+  ["deleteConversation", [GROUP], 2010, { conversation_id: GROUP }, {}, undefined],
+  ["receipts", [GROUP, 3], 2012, { conversation_id: GROUP, seq: 3 }, { read: ["a"], unread_count: 1 }],
+  ["setConversation", [GROUP, { muted: true }], 2013, { conversation_id: GROUP, muted: true }, { muted: true }, { muted: true, pinned: false }],
+  ["changes", [GROUP, 4, { limit: 5 }], 2014, { conversation_id: GROUP, since_rev: 4, limit: 5 }, { messages: [], last_rev: 4, more: false }],
+  ["requestFriend", ["a", "hi"], 3001, { user_id: "a", message: "hi" }, { request_id: "r" }],
+  ["answerFriend", ["r", false], 3002, { request_id: "r", accept: false }, {}, undefined],
+  ["friends", [{ limit: 1 }], 3003, { limit: 1 }, { friends: [{ user_id: "a" }], next_cursor: "a" }],
+  ["friendRequests", [{ direction: "out", state: "pending" }], 3004, { direction: "out", state: "pending", limit: 50 }, { requests: [] }],
+  ["deleteFriend", ["a"], 3005, { user_id: "a" }, {}, undefined],
+  ["block", ["a"], 3006, { user_id: "a" }, {}, undefined],
+  ["unblock", ["a"], 3007, { user_id: "a" }, {}, undefined],
+  ["blocked", [], 3008, { limit: 50 }, { users: [] }],
+  ["setRemark", ["a", "boss"], 3009, { user_id: "a", remark: "boss" }, {}, undefined],
+  ["createGroup", ["Team", { groupId: "team", members: ["a"], join: "open", history: "all" }], 4001, { name: "Team", group_id: "team", members: ["a"], join: "open", history: "all" },
+    { group_id: "team", conversation_id: GROUP, failed: [] }],
+  ["group", ["team"], 4002, { group_id: "team" }, { group: { group_id: "team" } }, { group_id: "team" }],
+  ["updateGroup", ["team", { announcement: null, muted: true }], 4003, { group_id: "team", announcement: null, muted: true }, {}, undefined],
+  ["dismissGroup", ["team"], 4004, { group_id: "team" }, {}, undefined],
+  ["addMembers", ["team", ["a"]], 4005, { group_id: "team", user_ids: ["a"] }, { added: ["a"], failed: [] }],
+  ["removeMembers", ["team", ["a"]], 4006, { group_id: "team", user_ids: ["a"] }, { removed: ["a"] }],
+  ["leaveGroup", ["team"], 4007, { group_id: "team" }, {}, undefined],
+  ["members", ["team"], 4008, { group_id: "team", limit: 50 }, { members: [] }],
+  ["setRole", ["team", "a", "admin"], 4009, { group_id: "team", user_id: "a", role: "admin" }, {}, undefined],
+  ["muteMember", ["team", "a", 60_000], 4010, { group_id: "team", user_id: "a", duration_ms: 60_000 }, { muted_until: 9 }],
+  ["groups", [{ cursor: "a" }], 4011, { cursor: "a", limit: 50 }, { groups: [] }],
+  ["joinGroup", ["team", "please"], 4012, { group_id: "team", message: "please" }, { request_id: "r" }],
+  ["answerJoin", ["r", true], 4013, { request_id: "r", accept: true }, {}, undefined],
+];
+
+// By themselves or by a call that other tests make: HELLO, LOGIN, AUTH, REFRESH, LOGOUT, SEND, MARK_READ, TYPING, SEND_BATCH, PUSH_ACK; and what is pushed.
+const ELSEWHERE = new Set([4, 1002, 1003, 1004, 1005, 2001, 2004, 2008, 2011, 5002]);
+
+test("every command of the protocol has a method that sends what the protocol says and returns its answer", async () => {
+  const commands = Object.values(Command).filter((id) => id < 5000 && id !== Command.GOAWAY && id !== Command.ERROR);
+  const called = new Set(CALLS.map((call) => call[2]));
+  assert.deepEqual(commands.filter((id) => !called.has(id) && !ELSEWHERE.has(id)), []);
+  for (const call of CALLS) {
+    const [method, args, command, body, answer, result] = call;
+    const script = new Script({ [command]: answer });
+    const client = make(script);
+    await client.login(ME, "pw");
+    const got = await client[method](...args);
+    const { cmd: _cmd, rid, socket: _socket, ...sent } = script.sent(command).at(-1);
+    assert.ok(rid > 0);
+    assert.deepEqual(sent, body, method);
+    if (call.length === 6) assert.deepEqual(got, result, method);
+    else for (const [name, value] of Object.entries(answer)) assert.deepEqual(got[name], value, method);
+    client.close();
+  }
+});
+
+test("an answer without what it must have ends the call as bad_answer, whatever the command", async () => {
+  for (const [method, args, command, , answer] of CALLS) {
+    if (!Object.values(answer).some((value) => Array.isArray(value) && !["watchPresence", "createGroup"].includes(method))) continue;
+    const script = new Script({ [command]: {} });
+    const client = make(script);
+    await client.login(ME, "pw");
+    await assert.rejects(client[method](...args), (error) => error instanceof ImError && error.error === "bad_answer" && error.command === command, method);
+    client.close();
+  }
+});
+
+test("a batch goes in one request, and its messages come as events like all others", async () => {
+  const script = new Script({ 2011: ({ messages }) => ({ results: messages.map((one, index) => (one.body === "bad" ? { code: 403, error: "forbidden" } : { code: 0, ...sendAnswer(index + 1) })) }) });
+  const client = make(script);
+  await client.login(ME, "pw");
+  const results = await client.sendBatch([{ to: PEER, body: "one" }, { to: PEER, body: "two", client_id: "mine" }, { to: PEER, body: "bad" }]);
+  assert.deepEqual(results.map((one) => one.code), [0, 0, 403]);
+  assert.deepEqual(client.got.map((one) => [one.seq, one.from, one.body]), [[1, ME, "one"], [2, ME, "two"]]);
+  assert.equal(script.sent(2011)[0].messages[1].client_id, "mine");
+});
+
+test("a list of many pages is gathered, to its bound", async () => {
+  const pages = { "": { friends: [1, 2], next_cursor: "b" }, b: { friends: [3, 4], next_cursor: "c" }, c: { friends: [5] } };
+  const asked = [];
+  const ask = async (cursor = "") => { asked.push(cursor); return pages[cursor]; };
+  assert.deepEqual(await collect(ask, "friends"), [1, 2, 3, 4, 5]);
+  assert.deepEqual(asked, ["", "b", "c"]);
+  assert.deepEqual(await collect(ask, "friends", 3), [1, 2, 3]);
+});
+
+test("an edit, a reaction, its end and a recall change the message, its conversation and the unread number", async () => {
+  const script = new Script();
+  const client = make(script);
+  await client.login(ME, "pw");
+  let shown;
+  client.on("message", (one) => { shown = one; });
+  client.on("changed", (changed) => { shown = applyChange(shown, changed); });
+  const change = (rev, kind, more) => script.socket.push(5003, { conversation_id: DIRECT, seq: 1, rev, change: kind, ...more });
+  script.socket.push(5001, message(1));
+  change(2, "edited", { body: "better", edited_at: 50 });
+  assert.deepEqual([shown.body, shown.edited_at, client.conversation(DIRECT).last_message.body], ["better", 50, "better"]);
+  change(3, "reacted", { reactions: { "👍": [ME, PEER] } });
+  assert.deepEqual([shown.reactions, shown.body], [{ "👍": [ME, PEER] }, "better"]);
+  change(4, "edited", { body: "best", edited_at: 60 });
+  assert.deepEqual(shown.reactions, { "👍": [ME, PEER] }, "an edit says nothing of the reactions");
+  change(5, "reacted", {});
+  assert.equal("reactions" in shown, false);
+  assert.equal(client.conversation(DIRECT).unread, 1);
+  change(6, "recalled", { recalled: true });
+  assert.deepEqual([shown.recalled, "body" in shown, client.conversation(DIRECT).unread], [true, false, 0]);
+  assert.equal("body" in client.conversation(DIRECT).last_message, false, "what was recalled is kept nowhere");
+});
+
+test("a reaction that was taken back while away is told too", async () => {
+  const store = new MemoryStore();
+  store.set("state", { user_id: ME, cursor: "1", has_synced: true, positions: { [DIRECT]: [1, 1, 2, 0] } });
+  const script = new Script({ 1002: () => login({ sync: { conversations: [entry(1, { last_rev: 3 })], next_cursor: "2", more: false } }),
+    2014: { messages: [message(1, { rev: 3 })], last_rev: 3, more: false } });
+  const client = make(script, { store });
+  const changes = [];
+  client.on("changed", (changed) => changes.push(changed));
+  await client.login(ME, "pw");
+  await settle();
+  assert.equal(changes.length, 1);
+  assert.equal("reactions" in applyChange({ ...message(1), reactions: { "👍": [PEER] } }, changes[0]), false);
+});
+
+test("a message that a bot is writing grows, and the stored one takes its place", async () => {
+  const script = new Script();
+  const client = make(script);
+  await client.login(ME, "pw");
+  const seen = [];
+  client.on("stream", ({ text, state, isWhole }) => seen.push([text, state, isWhole]));
+  const named = { conversation_id: DIRECT, message_id: "x", client_id: "bot.1", from: PEER };
+  const append = (offset, text) => script.socket.push(5003, { ...named, change: "appended", offset, text });
+  script.socket.push(5001, { ...named, sent_at: 1, type: "text", body: "", streaming: true });
+  append(0, "😀a");
+  append(2, "bc");
+  assert.deepEqual(client.growing.map((one) => one.text), ["😀abc"]);
+  append(9, "lost some");
+  script.socket.push(5001, message(1, { client_id: "bot.1", body: "all of it" }));
+  assert.deepEqual(seen, [["", "growing", true], ["😀a", "growing", true], ["😀abc", "growing", true], ["😀abclost some", "growing", false], ["😀abclost some", "done", false]]);
+  assert.deepEqual(client.growing, []);
+  assert.deepEqual(client.got.map((one) => one.body), ["all of it"]);
+});
+
+test("growing messages are bounded, end with their connection, and can be given up", async () => {
+  const script = new Script();
+  const client = make(script);
+  await client.login(ME, "pw");
+  const ended = [];
+  client.on("stream", ({ client_id: id, state }) => { if (state === "aborted") ended.push(id); });
+  const begin = (id) => script.socket.push(5001, { conversation_id: DIRECT, client_id: id, from: PEER, streaming: true });
+  for (let index = 0; index <= LIMITS.streams; index += 1) begin(`b${index}`);
+  assert.deepEqual([client.growing.length, ended], [LIMITS.streams, ["b0"]]);
+  script.socket.push(5003, { conversation_id: DIRECT, client_id: "b5", from: PEER, change: "aborted" });
+  assert.deepEqual(ended, ["b0", "b5"]);
+  script.socket.push(5003, { conversation_id: DIRECT, client_id: "b6", from: PEER, change: "appended", offset: 0, text: "x".repeat(LIMITS.streamChars + 9) });
+  assert.equal(client.growing.find((one) => one.client_id === "b6").text.length, LIMITS.streamChars);
+  script.socket.drop();
+  await waitFor(client, "state", ({ name }) => name === "online");
+  assert.deepEqual(client.growing, []);
+});
+
+test("who is removed from a group, or leaves it, sees the conversation as left until they are back", async () => {
+  const script = new Script({ 1002: () => login({ sync: { conversations: [entry(3, { conversation_id: GROUP, peer: undefined, group: "team" })], next_cursor: "1", more: false } }) });
+  const client = make(script, { history: "new" });
+  await client.login(ME, "pw");
+  const tell = (event, more = {}) => script.socket.push(5008, { group_id: "team", event, by: PEER, ...more });
+  const events = [];
+  client.on("group", (body) => events.push(body.event));
+  const left = () => client.conversation(GROUP).left ?? false;
+  tell("removed", { user_ids: ["other"] });
+  assert.equal(left(), false);
+  tell("removed", { user_ids: [ME] });
+  assert.equal(left(), true);
+  tell("joined", { user_ids: [ME] });
+  assert.equal(left(), false);
+  tell("dismissed");
+  assert.equal(left(), true);
+  assert.deepEqual(events, ["removed", "removed", "joined", "dismissed"]);
+});
+
+test("a deleted conversation is gone until a message comes; settings and what happened elsewhere come by SYNC", async () => {
+  let conversations = [entry(3, { muted: true, pinned: true })];
+  const script = new Script({ 1002: () => login({ sync: { conversations, next_cursor: "1", more: false } }), 1003: () => login({ token: undefined, sync: { conversations, next_cursor: "2", more: false } }),
+    2010: {}, 2013: { muted: false, pinned: true } });
+  const client = make(script, { history: "new" });
+  await client.login(ME, "pw");
+  assert.deepEqual([client.conversation(DIRECT).muted, client.conversation(DIRECT).pinned], [true, true]);
+  await client.setConversation(DIRECT, { muted: false });
+  assert.deepEqual([client.conversation(DIRECT).muted, client.conversation(DIRECT).pinned], [undefined, true]);
+  await client.deleteConversation(DIRECT);
+  assert.deepEqual(client.conversations, []);
+  script.socket.push(5001, message(4));
+  assert.deepEqual(client.conversations.map((one) => [one.unread, one.last_message.seq]), [[1, 4]]);
+  conversations = [entry(4, { hidden: true, last_message: null, unread: 0, last_rev: 4 })]; // deleted on another device
+  script.socket.drop();
+  await waitFor(client, "synced");
+  assert.deepEqual(client.conversations, []);
+});
+
+test("each push comes as its event, with its body", async () => {
+  const script = new Script();
+  const client = make(script);
+  await client.login(ME, "pw");
+  const bodies = { 5005: ["typing", { conversation_id: DIRECT, user_id: PEER, on: true }], 5006: ["presence", { user_id: PEER, online: true, platforms: ["web"] }],
+    5007: ["friend", { event: "requested", user_id: PEER, request_id: "r" }], 5008: ["group", { event: "created", group_id: "team", by: PEER, name: "Team" }],
+    5009: ["notify", { topic: "news", body: { a: 1 } }] };
+  for (const [command, [name, body]] of Object.entries(bodies)) {
+    const came = waitFor(client, name);
+    script.socket.push(Number(command), body);
+    const { cmd: _cmd, ...got } = await came;
+    assert.deepEqual(got, body);
+  }
+  const other = waitFor(client, "push");
+  script.socket.push(5999, { x: 1 });
+  assert.equal((await other).command, 5999);
+});
+
+test("what this device changes is told here too, since the server pushes it to the others alone", async () => {
+  const script = new Script({ 2005: {}, 2006: { edited_at: 77 }, 2007: {}, 2002: { messages: [message(1, { rev: 3, reactions: { "👍": [PEER, ME] } })], first_seq: 1, last_seq: 1 } });
+  const client = make(script);
+  await client.login(ME, "pw");
+  const told = [];
+  client.on("changed", ({ change, by, message: now }) => told.push([change, by, now.body ?? now.reactions ?? now.recalled]));
+  script.socket.push(5001, message(1));
+  await client.edit(DIRECT, 1, "new");
+  await client.react(DIRECT, 1, "👍");
+  await client.recall(DIRECT, 1);
+  assert.deepEqual(told, [["edited", ME, "new"], ["reacted", ME, "text 1"], ["recalled", ME, true]]);
+  assert.equal(client.conversation(DIRECT).last_message.recalled, true);
+});
+
+test("a change that was overtaken changes nothing", () => {
+  const now = { ...message(1), rev: 9, body: "newest" };
+  assert.equal(applyChange(now, { conversation_id: DIRECT, seq: 1, change: "edited", message: { rev: 4, body: "older" } }), now);
 });

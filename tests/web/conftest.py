@@ -49,11 +49,17 @@ def free_port():
 
 
 @pytest.fixture
-def web_server(tmp_path):
+def server_settings():
+    """More settings of `web_server`, by dotted key; a test module or a test may say its own."""
+    return {}
+
+
+@pytest.fixture
+def web_server(tmp_path, server_settings):
     """A server process whose page keeps its address when the process is started again."""
     folder = tmp_path / "server"
     folder.mkdir()
-    server = Server(folder, {"http.listen": f"127.0.0.1:{free_port()}"})
+    server = Server(folder, {"http.listen": f"127.0.0.1:{free_port()}", **server_settings})
     server.start()
     server.url = f"http://{server.settings['http.listen']}/"
     yield server

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import urlsplit
 
 PASSWORD = "correct horse 7 battery"
@@ -78,9 +79,9 @@ class Window:
 
     # --- the first screen
 
-    def register(self, user_id, nickname="", *, remember=False):
-        """Make an account; returns when the chat is there."""
-        self._enter(user_id, remember, nickname=nickname)
+    def register(self, user_id, nickname="", *, remember=False, wait=True):
+        """Make an account; returns when the chat is there, or at once: `wait_ready` waits for it."""
+        self._enter(user_id, remember, nickname=nickname, wait=wait)
         return self
 
     def log_in(self, user_id, *, remember=False):
@@ -88,7 +89,7 @@ class Window:
         self._enter(user_id, remember)
         return self
 
-    def _enter(self, user_id, remember, nickname=""):
+    def _enter(self, user_id, remember, nickname="", wait=True):
         self.page.fill("[name=user_id]", user_id)
         if nickname:
             self.page.fill("[name=nickname]", nickname)
@@ -96,7 +97,8 @@ class Window:
         if remember:
             self.page.check("[name=remember]")
         self.page.click("button[type=submit]")
-        self.wait_ready()
+        if wait:
+            self.wait_ready()
 
     def wait_ready(self):
         """The overview is complete."""
@@ -134,8 +136,11 @@ class Window:
 
     def wait_tick(self, status, count=1):
         """Wait until so many of one's own messages have this status: pending, sent, read or failed."""
-        script = "([status, count]) => document.querySelectorAll(`.row-own .tick-${status}`).length >= count"
-        self.page.wait_for_function(script, arg=[status, count])
+        marks = (
+            ".row-own .tick-sent, .row-own .tick-read" if status == "sent" else f".row-own .tick-{status}"
+        )  # read: it was sent
+        script = "([marks, count]) => document.querySelectorAll(marks).length >= count"
+        self.page.wait_for_function(script, arg=[marks, count])
 
     def texts(self):
         return self.page.eval_on_selector_all(".bubble-text", "all => all.map((one) => one.textContent)")
@@ -154,8 +159,51 @@ class Window:
 
     def choose(self, name):
         """Choose an entry of the page's menu."""
-        self.page.click(".sidebar-head .icon-button")
+        self.page.click(".sidebar-head .menu-button")
         self.page.click(f".menu-item:has-text('{name}')")
 
     def attach(self, name, kind, content):
         self.page.set_input_files("input[type=file]", {"name": name, "mimeType": kind, "buffer": content})
+
+    # --- groups, friends, menus
+
+    def choose_new(self, name):
+        """Choose an entry of the menu that begins things."""
+        self.page.click(".new-button")
+        self.page.click(f".menu-item:has-text('{name}')")
+
+    def make_group(self, name, *user_ids, join="invite"):
+        """Make a group with these people, and open it."""
+        self.choose_new("New group")
+        self.page.fill("[name=group_name]", name)
+        self.page.select_option(".dialog [name=join]", join)
+        for user_id in user_ids:
+            self.page.fill(".picker input", user_id)
+            self.page.click(f".picker-list [data-user='{user_id}']")
+        self.page.click(".dialog-foot .button-primary")
+        self.page.wait_for_selector(".composer-field")
+        return self
+
+    def message_menu(self, text, entry=None, *, emoji=None):
+        """Open a message's menu by the pointer and choose an entry, or an emoji to react with."""
+        words = self.page.locator(".bubble-text", has_text=re.compile(f"^{re.escape(text)}$"))
+        self.page.locator(".bubble", has=words).click(button="right")
+        if emoji is not None:
+            self.page.click(f".menu-emoji:has-text('{emoji}')")
+        else:
+            self.page.click(f".menu-item:has-text('{entry}')")
+
+    def row_menu(self, name, entry):
+        """Choose an entry of the menu of a conversation in the list."""
+        self.page.click(f".sidebar > .list .list-row:has-text('{name}')", button="right")
+        self.page.click(f".menu-item:has-text('{entry}')")
+
+    def panel(self):
+        """Open what there is to know of the open conversation."""
+        self.page.click(".info-button")
+        self.page.wait_for_selector(".panel-who")
+
+    def member_menu(self, user_id, entry):
+        """Choose an entry of a member's menu in the group's panel."""
+        self.page.click(f"[data-member={user_id}] .icon-button")
+        self.page.click(f".menu-item:has-text('{entry}')")

@@ -29,6 +29,13 @@ TALK = [
     ("ben", "Gladly. The notes are at https://chat.example.org/notes"),
 ]
 
+GROUP_TALK = [
+    "Shall we go to the botanical garden on Saturday?",
+    "Yes! The cherry trees are in full bloom 🌸",
+    "我带相机和水果。",
+    "Count me in, and I bring the tea.",
+]
+
 #: Draws a picture to send: hills at dusk.
 PAINT = """() => {
   const canvas = document.createElement('canvas'); canvas.width = 960; canvas.height = 600;
@@ -59,6 +66,81 @@ def main(folder):
         finally:
             chromium.close()
             server.stop()
+
+
+def take_group(shot, anna, ben, others):
+    """A group that has been talking, its panel, the friends; light, dark and on a phone."""
+    anna.page.set_viewport_size({"width": 1320, "height": 800})
+    ben.page.set_viewport_size({"width": 1200, "height": 800})
+    anna.make_group("Spring outing 🌸", "ben", "mia", "li")
+    mia, li = others["mia"], others["li"]
+    for one in (ben, mia, li):
+        one.page.click(".sidebar > .list .list-row:has-text('Spring outing')")
+        one.page.wait_for_selector(".chat-detail:has-text('4 members')")
+    for window, text in ((anna, GROUP_TALK[0]), (mia, GROUP_TALK[1]), (li, GROUP_TALK[2])):
+        window.say(text)
+        window.wait_tick("sent")
+        ben.wait_text(text, own=False)
+    ben.message_menu(GROUP_TALK[0], emoji="👍")
+    mia.message_menu(GROUP_TALK[0], emoji="👍")
+    li.message_menu(GROUP_TALK[0], emoji="🎉")
+    ben.message_menu(GROUP_TALK[1], "Reply")
+    ben.say(GROUP_TALK[3])
+    anna.message_menu(GROUP_TALK[0], emoji="👍")
+    anna.message_menu(GROUP_TALK[0], "Edit")
+    anna.say(GROUP_TALK[0] + " Trains leave every hour.")
+    mia.say("wrong window, sorry")
+    mia.message_menu("wrong window, sorry", "Recall")
+    mia.page.type(".composer-field", "@be")
+    mia.page.wait_for_selector(".mention-option")
+    mia.page.keyboard.press("Enter")
+    mia.page.keyboard.type("can you bring the camera? 📷")
+    mia.page.keyboard.press("Enter")
+    ben.page.wait_for_selector(".bubble-for-me")
+    anna.say("Then it is settled.")
+    anna.page.wait_for_selector(".read-by:has-text('Read by 3 of 3')")
+    anna.panel()
+    anna.member_menu("ben", "Make admin")
+    anna.page.wait_for_selector(".role-admin")
+    shot(anna, "web-group")
+    ben.page.wait_for_selector(".row-system:has-text('made you an admin')")
+    ben.page.hover(".row-other >> nth=0")
+    ben.message_menu("Then it is settled.", emoji="🙏")
+    ben.page.locator(".bubble-for-me").click(button="right")
+    shot(ben, "web-group-dark")
+    ben.page.keyboard.press("Escape")
+    anna.page.click(".panel-head .icon-button")
+    take_friends(shot, anna, others, ben)
+    anna.page.click(".sidebar > .list .list-row:has-text('Spring outing')")
+    anna.page.wait_for_selector(".chat-detail:has-text('4 members')")
+    anna.page.wait_for_timeout(500)
+    anna.page.set_viewport_size(PHONE)
+    shot(anna, "web-group-phone")
+
+
+def take_friends(shot, anna, others, ben):
+    """Friends, one with a remark, and one who asks."""
+    for window in (ben, others["mia"], others["li"]):
+        window.choose_new("Add a friend")
+        window.page.fill("[name=friend_query]", "anna")
+        window.page.click(".dialog .person-row:has-text('@anna') .button")
+        window.page.fill(".dialog:last-of-type .input:not([name])", "Shall we be friends?")
+        window.page.click(".dialog:last-of-type .button-primary")
+        window.page.keyboard.press("Escape")
+    anna.page.click(".side-tabs .tab >> nth=1")
+    for user_id in ("ben", "mia"):
+        anna.page.click(f"[data-request={user_id}] .accept")
+        anna.page.wait_for_selector(f"[data-friend={user_id}]")
+    anna.page.click("[data-friend=ben]", button="right")
+    anna.page.click(".menu-item:has-text('Set a remark')")
+    anna.page.fill(".dialog .input", "Ben (photos)")
+    anna.page.click(".dialog-foot .button-primary")
+    anna.page.click("[data-friend=ben]")
+    anna.panel()
+    anna.page.wait_for_timeout(6500)  # the short notices go
+    shot(anna, "web-friends")
+    anna.page.click(".panel-head .icon-button")
+    anna.page.click(".side-tabs .tab >> nth=0")
 
 
 def take(browser, folder):
@@ -100,6 +182,8 @@ def take(browser, folder):
     anna.wait_title("(4) imserver")
     anna.choose("中文")
     shot(anna, "web-phone-chinese")
+    anna.choose("English")
+    take_group(shot, anna, ben, others)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,12 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import threading
 from pathlib import Path
+
+import pytest
 
 HERE = Path(__file__).parent
 COUNT = 120
@@ -65,6 +68,22 @@ def test_exactly_once_through_kills(node, imserver_js, web_server):
     assert report["peerRead"] == 2 * COUNT
 
 
+def test_examples_of_the_reference_run(node, imserver_js, web_server):
+    """Every example of the client's reference page does what it says on a real server, without an error."""
+    for name in ("ben", "mia"):
+        web_server.register(name)
+    url = web_server.url.replace("http", "ws", 1) + "ws"
+    page = HERE.parents[1] / "docs" / "reference" / "javascript-client.md"
+    done = subprocess.run(
+        [*node, str(HERE / "client_examples.mjs"), str(imserver_js), url, str(page)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert int(re.search(r"(\d+) examples", done.stdout)[1]) >= 8
+
+
 def test_no_foreign_words_in_files():
     """The page's files name no other host, build no markup from strings, and every module stays small."""
     web = HERE.parents[1] / "imserver" / "web"
@@ -94,10 +113,9 @@ def test_no_foreign_words_in_files():
 def test_languages_have_the_same_texts():
     """Every text exists in English and in Chinese, with the same places to fill in, and every key that is used exists."""
     app = HERE.parents[1] / "imserver" / "web" / "app"
-    source = (app / "i18n.js").read_text(encoding="utf-8")
     tables = {}
     for name in ("en", "zh"):
-        block = source.split(f"const {name} = {{")[1].split("\n};")[0]
+        block = (app / f"texts-{name}.js").read_text(encoding="utf-8")
         tables[name] = dict(re.findall(r'(\w+): "((?:[^"\\]|\\.)*)"', block))
     assert tables["en"].keys() == tables["zh"].keys()
     for key, text in tables["en"].items():
@@ -105,4 +123,18 @@ def test_languages_have_the_same_texts():
     used = set()
     for path in app.glob("*.js"):
         used |= set(re.findall(r'\bt\("(\w+)"', path.read_text(encoding="utf-8")))
+    words = (app / "text.js").read_text(encoding="utf-8")
+    refusals = re.search(r"REFUSALS = new Set\(\[(.*?)\]\)", words, re.DOTALL)
+    used |= {f"refused_{name}" for name in re.findall(r'"(\w+)"', refusals[1])}
     assert used <= tables["en"].keys()
+
+
+def test_types_hold(tmp_path):
+    """The TypeScript compiler finds the types that imserver.js names in its comments to be right."""
+    tsc = os.environ.get("IMSERVER_TSC") or shutil.which("tsc")
+    if tsc is None:
+        pytest.skip("needs the TypeScript compiler: apt install node-typescript, or name it in IMSERVER_TSC")
+    source = HERE.parents[1] / "imserver" / "web" / "imserver.js"
+    words = ["--checkJs", "--allowJs", "--noEmit", "--target", "esnext", "--lib", "dom,dom.iterable,esnext"]
+    done = subprocess.run([tsc, *words, str(source)], capture_output=True, text=True, timeout=100, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout

@@ -3,25 +3,28 @@ import { h, icon, toast } from "/app/dom.js";
 import { clock, exactTime, fileSize, t } from "/app/i18n.js";
 import { showPicture } from "/app/lightbox.js";
 import { isImage } from "/app/media.js";
+import { isForMe, markMentions } from "/app/mentions.js";
+import { reactionChips } from "/app/reactions.js";
 import { avatar, colour, explain, isJumbo, linkify, summary } from "/app/text.js";
 
 const MAX_TEXT = 20_000; // characters shown of one message; a megabyte in one bubble would stop the page
 
 /**
  * @param {import("/app/chat.js").Chat} chat
- * @param {object} item `{message, status, isFirst, isLast, isGroup}`; `message` has no `seq` while it is on its way
+ * @param {object} item `{message, status, isFirst, isLast, isGroup, readers?, isGrowing?}`; `message` has no `seq` while it is on its way
  * @param {{onMenu: (item: object, anchor: HTMLElement, point?: object) => void, onQuote: (seq: number) => void, quoteOf: (seq: number) => object|null}} actions
  */
 export function bubble(chat, item, actions) {
-  const { message, status, isFirst, isLast, isGroup } = item;
+  const { message, status, isFirst, isLast, isGroup, readers } = item;
+  if (message.type === "system") return systemLine(chat, message);
   const isOwn = message.from === chat.me;
   const name = isOwn ? t("you") : chat.name(message.from);
   const jumbo = message.type === "text" && typeof message.body === "string" && !message.recalled && !message.reply_to && isJumbo(message.body);
   const isPicture = message.type === "image" && isImage(message.body?.type) && !message.recalled;
-  const more = h("button", { type: "button", class: "bubble-more", tabIndex: -1, "aria-label": t("messageMenu"), "aria-haspopup": "menu", onclick: () => actions.onMenu(item, more) }, icon("down"));
+  const more = h("button", { type: "button", class: "bubble-more", tabIndex: -1, "aria-label": t("messageMenu"), title: t("messageMenu"), "aria-haspopup": "menu", onclick: () => actions.onMenu(item, more) }, icon("down"));
   const row = h("div", {
     class: `row ${isOwn ? "row-own" : "row-other"} ${isFirst ? "row-first" : ""} ${isLast ? "row-last" : ""}`, tabIndex: -1, role: "article",
-    "aria-label": `${name}, ${clock(message.sent_at)}: ${summary(message, chat.me)}${status ? `, ${statusText(status)}` : ""}`,
+    "aria-label": `${name}, ${clock(message.sent_at)}: ${summary(message, chat)}${status ? `, ${statusText(status)}` : ""}`,
     dataset: { seq: message.seq ?? "" },
     oncontextmenu: (event) => {
       if (event.target.closest("a") || String(getSelection())) return; // the browser's own menu serves better
@@ -30,8 +33,8 @@ export function bubble(chat, item, actions) {
     },
   },
   isGroup && !isOwn ? h("span", { class: "row-avatar" }, isLast ? avatar(message.from, name, "avatar-small") : null) : null,
-  h("div", { class: `bubble ${jumbo ? "bubble-jumbo" : ""} ${isPicture ? "bubble-picture" : ""} ${message.recalled ? "bubble-recalled" : ""}` },
-    isGroup && !isOwn && isFirst ? h("div", { class: `bubble-name name-${colour(message.from)}` }, name) : null,
+  h("div", { class: `bubble ${jumbo ? "bubble-jumbo" : ""} ${isPicture ? "bubble-picture" : ""} ${message.recalled ? "bubble-recalled" : ""} ${isForMe(chat, message) ? "bubble-for-me" : ""} ${item.isGrowing ? "bubble-growing" : ""}` },
+    isGroup && !isOwn && isFirst && !message.recalled ? h("div", { class: `bubble-name name-${colour(message.from)}` }, name) : null,
     message.reply_to && !message.recalled ? quote(chat, message.reply_to, actions) : null,
     content(chat, message),
     h("span", { class: "bubble-meta" },
@@ -39,7 +42,9 @@ export function bubble(chat, item, actions) {
       h("time", { datetime: new Date(message.sent_at).toISOString(), title: exactTime(message.sent_at) }, clock(message.sent_at)),
       status ? tick(status) : null)),
   message.seq && !message.recalled ? more : null);
-  if (message.reactions && !message.recalled) row.querySelector(".bubble").append(reactions(message.reactions));
+  const chips = message.recalled ? null : reactionChips(chat, message);
+  if (chips) row.querySelector(".bubble").append(chips);
+  if (readers) row.append(h("button", { type: "button", class: "read-by", onclick: () => actions.onReaders(message) }, readers.read ? t("readByOf", { read: readers.read, of: readers.of }) : t("readByNone", { of: readers.of })));
   if (status === "failed") row.append(failure(chat, item));
   return row;
 }
@@ -52,11 +57,11 @@ function tick(status) {
 }
 
 function content(chat, message) {
-  if (message.recalled) return h("span", { class: "bubble-text" }, summary(message, chat.me));
+  if (message.recalled) return h("span", { class: "bubble-text" }, summary(message, chat));
   const { type, body } = message;
-  if (typeof body === "string") return h("span", { class: "bubble-text", dir: "auto" }, linkify(body.slice(0, MAX_TEXT)), body.length > MAX_TEXT ? "…" : null);
+  if (typeof body === "string") return h("span", { class: "bubble-text", dir: "auto" }, message.mentions?.length ? markMentions(chat, body.slice(0, MAX_TEXT), message.mentions, linkify) : linkify(body.slice(0, MAX_TEXT)), body.length > MAX_TEXT ? "…" : null);
   if (typeof body?.file_id === "string") return type === "image" && isImage(body.type) ? picture(chat, body) : file(chat, body, type);
-  return h("span", { class: "bubble-text", dir: "auto" }, summary(message, chat.me));
+  return h("span", { class: "bubble-text", dir: "auto" }, summary(message, chat));
 }
 
 function picture(chat, body) {
@@ -85,14 +90,14 @@ function file(chat, body, type) {
 function quote(chat, seq, { quoteOf, onQuote }) {
   const original = quoteOf(seq);
   return h("button", { type: "button", class: "quote", onclick: () => onQuote(seq) },
-    original ? [h("span", { class: "quote-name" }, original.from === chat.me ? t("you") : chat.name(original.from)), h("span", { class: "quote-text" }, summary(original, chat.me))]
+    original ? [h("span", { class: "quote-name" }, original.from === chat.me ? t("you") : chat.name(original.from)), h("span", { class: "quote-text" }, summary(original, chat))]
       : h("span", { class: "quote-text" }, original === undefined ? t("loading") : t("notLoaded")));
 }
 
-/** `{emoji: [user ids]}` or `{emoji: count}`. */
-function reactions(all) {
-  const entries = Array.isArray(all) ? all.map((one) => [one.emoji, one.user_ids ?? one.count ?? 1]) : Object.entries(all);
-  return h("span", { class: "reactions" }, entries.slice(0, 20).map(([emoji, who]) => h("span", { class: "reaction" }, `${emoji} ${Array.isArray(who) ? who.length : who}`)));
+/** What the server says, between the messages. */
+function systemLine(chat, message) {
+  const text = summary(message, chat);
+  return h("div", { class: "row row-system", tabIndex: -1, role: "article", "aria-label": text, dataset: { seq: message.seq ?? "" }, title: exactTime(message.sent_at) }, h("span", { dir: "auto" }, text));
 }
 
 function failure(chat, { message, error }) {

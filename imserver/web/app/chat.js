@@ -1,7 +1,11 @@
 /** The model of the page: one client, its conversations, people and what is on its way. It knows no element. */
 import { Command, ImClient } from "/imserver.js";
 import { Emitter, Lru, oncePerFrame } from "/app/emitter.js";
+import { Friends } from "/app/friends.js";
+import { Groups } from "/app/groups.js";
+import { t } from "/app/i18n.js";
 import { Media, Upload } from "/app/media.js";
+import { isForMe } from "/app/mentions.js";
 import { Timeline } from "/app/timeline.js";
 
 const MAX_TIMELINES = 12;
@@ -14,7 +18,8 @@ const TYPING_TOLD_MS = 3000;
 
 /**
  * Events: `list` (conversations, people or presence changed), `timeline` (conversation id), `open` (conversation id or null),
- * `state`, `typing` (conversation id), `incoming` (message), `ended`, `problem`, `features`.
+ * `state`, `typing` (conversation id), `incoming` (message), `ended`, `problem`, `features`, `people`, `friends`, `friend-event`,
+ * `group` (group id).
  */
 export class Chat extends Emitter {
   constructor({ store, deviceId }) {
@@ -23,7 +28,10 @@ export class Chat extends Emitter {
     this.media = new Media(this.client);
     this.timelines = new Lru(MAX_TIMELINES);
     this.people = new Lru(MAX_PEOPLE);
-    this.groups = new Lru(MAX_PEOPLE);
+    this.groups = new Groups(this);
+    this.friends = new Friends(this);
+    this.mentioned = new Lru(MAX_PEOPLE); // conversation id -> seq of the last message that was for this user
+    this.recallWithinMs = Infinity; // the server's window is learned when it first refuses
     this.drafts = new Lru(MAX_DRAFTS);
     this.replies = new Lru(MAX_DRAFTS);
     /** @type {Upload[]} */ this.uploads = [];
@@ -48,7 +56,8 @@ export class Chat extends Emitter {
     client.on("conversation", (entry) => { this.listChanged(); if (entry.conversation_id === this.openId) this.emit("timeline", this.openId); });
     client.on("synced", () => { this.isSynced = true; this.listChanged(); this.#detect(); });
     client.on("message", (message) => this.#arrived(message));
-    client.on("changed", ({ conversation_id: id, seq, message }) => { this.timelines.get(id)?.change(seq, message); this.emit("timeline", id); });
+    client.on("changed", (changed) => { this.timelines.get(changed.conversation_id)?.change(changed); this.emit("timeline", changed.conversation_id); });
+    client.on("stream", ({ conversation_id: id }) => this.emit("timeline", id));
     client.on("gap", ({ conversation_id: id }) => {
       if (id === this.openId) this.timelines.get(id)?.loadNewest(); else this.timelines.delete(id);
     });
@@ -60,7 +69,6 @@ export class Chat extends Emitter {
     client.on("read", ({ conversation_id: id }) => this.emit("timeline", id));
     client.on("typing", (body) => this.#typing(body));
     client.on("presence", (entry) => { this.presence.set(entry.user_id, entry); this.listChanged(); });
-    client.on("group", ({ group_id: id }) => { this.groups.delete(id); this.#askGroup(id); });
     client.on("ended", (why) => this.emit("ended", why));
     client.on("problem", ({ error }) => this.emit("problem", error));
   }
@@ -69,17 +77,19 @@ export class Chat extends Emitter {
 
   /** The name to show: never without the id where it matters who it is. */
   name(userId) {
+    if (!userId) return ""; // the server's own messages
     const person = this.people.get(userId);
     if (person === undefined) { this.wanted.add(userId); this.askPeople(); }
-    return person?.nickname || userId;
+    return this.friends.get(userId)?.remark || person?.nickname || userId;
   }
+
+  /** A name within a sentence: the user is "You", or "you" where something is done to them. */
+  called(userId, isObject = false) { return userId === this.me ? t(isObject ? "youObject" : "you") : this.name(userId); }
 
   title(conversation) {
     if (conversation.kind === "direct") return this.name(conversation.peer);
     const id = conversation.conversation_id.slice(2);
-    const group = typeof conversation.group === "object" ? conversation.group : this.groups.get(id);
-    if (group === undefined) this.#askGroup(id);
-    return group?.name || id;
+    return this.groups.get(id)?.name || id;
   }
 
   async #askPeople() {
@@ -97,18 +107,6 @@ export class Chat extends Emitter {
     if (this.wanted.size) this.askPeople();
   }
 
-  async #askGroup(id) {
-    this.groups.set(id, null);
-    try {
-      const { group } = await this.client.request(Command.GET_GROUP, { group_id: id });
-      this.groups.set(id, group);
-      this.emit("people");
-      this.listChanged();
-    } catch (error) {
-      if (error.code === 0) this.groups.delete(id); // not now: the next look asks again
-    }
-  }
-
   /** @returns {Promise<object|null>} the person, or null: there is none of this id */
   async findPerson(userId) {
     const [person] = await this.client.users([userId]);
@@ -119,7 +117,8 @@ export class Chat extends Emitter {
   // ---------------------------------------------------------------- what the server can do
 
   async #detect() {
-    const names = { recall: Command.RECALL, edit: Command.EDIT, react: Command.REACT, search: Command.SEARCH, receipts: Command.RECEIPTS, presence: Command.WATCH_PRESENCE };
+    const names = { recall: Command.RECALL, edit: Command.EDIT, react: Command.REACT, search: Command.SEARCH, receipts: Command.RECEIPTS, presence: Command.WATCH_PRESENCE,
+      groups: Command.GET_GROUP, friends: Command.FRIEND_REQUEST, settings: Command.CONVERSATION_SETTINGS, remove: Command.DELETE_CONVERSATION };
     try {
       for (const [name, command] of Object.entries(names)) this.features[name] = await this.client.supports(command);
     } catch (error) {
@@ -127,7 +126,9 @@ export class Chat extends Emitter {
       return; // the connection went; the next login asks again
     }
     this.emit("features");
+    this.listChanged();
     this.watchPeers();
+    if (this.features.friends) this.friends.load();
   }
 
   watchPeers() {
@@ -147,8 +148,23 @@ export class Chat extends Emitter {
     const isShown = timeline?.append(message);
     this.#stopTyping(id, message.from);
     if (isShown || timeline) this.emit("timeline", id);
+    if (isForMe(this, message)) this.mentioned.set(id, message.seq);
     if (message.from !== this.me) this.emit("incoming", message);
     if (message.seq === 1) this.watchPeers();
+  }
+
+  /** Whether somebody has mentioned the user in what they have not read. */
+  hasMention(id) { return (this.mentioned.get(id) ?? 0) > (this.client.conversation(id)?.read_seq ?? 0); }
+
+  isRecallable(message) { return this.client.serverNow() - message.sent_at < this.recallWithinMs; }
+  recallRefused(message) { this.recallWithinMs = Math.min(this.recallWithinMs, this.client.serverNow() - message.sent_at); }
+
+  async deleteConversation(id) {
+    await this.client.deleteConversation(id);
+    this.timelines.delete(id);
+    this.drafts.delete(id);
+    this.listChanged();
+    return true;
   }
 
   timeline(id) {
@@ -201,19 +217,20 @@ export class Chat extends Emitter {
     for (const one of this.client.outgoing) if (!byId.has(one.conversation_id)) byId.set(one.conversation_id, this.conversation(one.conversation_id));
     const last = new Map();
     for (const one of this.client.outgoing) last.set(one.conversation_id, one);
-    return [...byId.values()].map((one) => ({ ...one, pending: last.get(one.conversation_id) }))
+    return [...byId.values()].filter((one) => !one.hidden).map((one) => ({ ...one, pending: last.get(one.conversation_id) }))
       .map((one) => ({ ...one, time: Math.max(one.last_message?.sent_at ?? 0, one.pending?.created_at ?? 0) }))
       .filter((one) => one.time > 0 || one.kind === "group")
       .sort((a, b) => Number(b.pinned ?? false) - Number(a.pinned ?? false) || b.time - a.time);
   }
 
   unreadTotal() { return this.client.conversations.reduce((sum, one) => sum + (one.muted ? 0 : one.unread), 0); }
+  growing(id) { return this.client.growing.filter((one) => one.conversation_id === id); }
   pending(id) { return this.client.outgoing.filter((one) => one.conversation_id === id); }
   uploadsOf(id) { return this.uploads.filter((one) => one.conversationId === id); }
 
-  send(id, text, replyTo) {
+  send(id, text, replyTo, mentions = []) {
     this.told(id, false);
-    this.client.send(id, text, { replyTo }).catch((error) => {
+    this.client.send(id, text, { replyTo, mentions }).catch((error) => {
       if (error.error === "outbox_full") this.emit("problem", error); // every other refusal is shown at the message
     });
   }

@@ -2,6 +2,8 @@
 import { h, icon, iconButton } from "/app/dom.js";
 import { showEmoji } from "/app/emoji.js";
 import { t } from "/app/i18n.js";
+import { Completion, ALL, mentionedIn } from "/app/mentions.js";
+import { attempt } from "/app/dialog.js";
 import { summary } from "/app/text.js";
 
 const MAX_LENGTH = 20_000;
@@ -19,7 +21,11 @@ export class Composer {
     const emoji = iconButton("emoji", t("emoji"), () => showEmoji(emoji, (one) => this.#insert(one)), { "aria-haspopup": "dialog", "aria-expanded": "false" });
     this.sendButton = h("button", { type: "button", class: "send-button", "aria-label": t("send"), title: t("send"), onclick: () => this.send() }, icon("send"));
     this.context = h("div", { class: "composer-context", hidden: true });
-    this.element = h("div", { class: "composer" }, this.context,
+    this.groupId = id.startsWith("g:") ? id.slice(2) : null;
+    this.completion = this.groupId ? new Completion(chat, this.groupId, this.field) : null;
+    if (this.groupId) chat.groups.members(this.groupId); // so that they are here when somebody is mentioned
+    this.field.addEventListener("blur", () => this.completion?.close());
+    this.element = h("div", { class: "composer" }, this.completion?.element, this.context,
       h("div", { class: "composer-row" }, iconButton("attach", t("attach"), () => this.picker.click()), this.picker, this.field, emoji, this.sendButton));
     this.#showContext();
     this.#size();
@@ -32,6 +38,7 @@ export class Composer {
       this.chat.drafts.set(this.id, this.field.value);
       this.chat.told(this.id, this.field.value.length > 0);
     }
+    this.completion?.update();
     this.#size();
   }
 
@@ -44,6 +51,7 @@ export class Composer {
 
   #key(event) {
     if (event.isComposing) return; // an input method is at work: its Enter is not ours
+    if (this.completion?.key(event)) return;
     if (event.key === "Enter" && !event.shiftKey && !event.altKey) { event.preventDefault(); this.send(); }
     else if (event.key === "Escape" && (this.editing || this.chat.replies.get(this.id))) { event.preventDefault(); event.stopPropagation(); this.cancel(); }
     else if (event.key === "ArrowUp" && !this.field.value) { event.preventDefault(); this.actions.onUp(); }
@@ -67,14 +75,22 @@ export class Composer {
     if (!text) return;
     if (this.editing) {
       const { message } = this.editing;
-      this.chat.client.edit(this.id, message.seq, text).catch((error) => this.chat.emit("problem", error));
+      if (text !== message.body) attempt(this.chat.client.edit(this.id, message.seq, text));
     } else {
-      this.chat.send(this.id, text, this.chat.replies.get(this.id)?.seq);
+      this.chat.send(this.id, text, this.chat.replies.get(this.id)?.seq, this.#mentions(text));
     }
     this.field.value = "";
     this.chat.drafts.delete(this.id);
     this.cancel();
     this.actions.onSent();
+  }
+
+  /** Who is named in the text: members of the group, and everybody where the user may say so. */
+  #mentions(text) {
+    const { chat, groupId } = this;
+    if (!groupId || !text.includes("@")) return [];
+    const ids = (chat.groups.members(groupId) ?? []).map((one) => one.user_id).filter((id) => id !== chat.me);
+    return mentionedIn(chat, text, chat.groups.isInCharge(groupId) ? [ALL, ...ids] : ids).slice(0, 500);
   }
 
   /** Answer a message. */
@@ -110,7 +126,7 @@ export class Composer {
     if (!message) return;
     const name = message.from === this.chat.me ? t("you") : this.chat.name(message.from);
     this.context.replaceChildren(icon(this.editing ? "compose" : "reply"),
-      h("div", { class: "composer-context-text" }, h("strong", {}, this.editing ? t("editing") : t("replyingTo", { name })), h("span", {}, summary(message, this.chat.me))),
+      h("div", { class: "composer-context-text" }, h("strong", {}, this.editing ? t("editing") : t("replyingTo", { name })), h("span", {}, summary(message, this.chat))),
       iconButton("close", t("cancel"), () => this.cancel()));
   }
 }

@@ -66,12 +66,12 @@ export class Notifier {
     const isHere = isLooking && message.conversation_id === chat.openId;
     const conversation = chat.conversation(message.conversation_id);
     if (message.type === "system" || conversation.muted || message.seq <= conversation.read_seq) return;
-    const text = t("newMessageFrom", { name: chat.name(message.from), text: summary(message, chat.me).slice(0, 200) });
+    const text = t("newMessageFrom", { name: chat.name(message.from), text: summary(message, chat).slice(0, 200) });
     if (isLooking) announce(text);
     if (isHere || !chat.isSynced) return;
     if (this.hasSound) this.#sound();
     if (!this.isOn || isLooking) return;
-    const note = new Notification(chat.title(conversation), { body: summary(message, chat.me).slice(0, 200), tag: message.conversation_id, icon: "/app/icon.svg" });
+    const note = new Notification(chat.title(conversation), { body: summary(message, chat).slice(0, 200), tag: message.conversation_id, icon: "/app/icon.svg" });
     note.onclick = () => { focus(); this.onOpen(message.conversation_id); note.close(); };
   }
 

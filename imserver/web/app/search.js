@@ -1,5 +1,6 @@
 /** Search: conversations and people by name, messages by what they say, and a user id to write to. */
-import { h } from "/app/dom.js";
+import { h, iconButton } from "/app/dom.js";
+import { addFriend } from "/app/friend-actions.js";
 import { shortTime, t } from "/app/i18n.js";
 import { arrows } from "/app/list-view.js";
 import { avatar, explain, summary } from "/app/text.js";
@@ -19,7 +20,7 @@ async function searchHere(chat, query, isCancelled) {
   for (const one of chat.list().slice(0, LOCAL_CONVERSATIONS)) {
     if (isCancelled()) break;
     const { messages } = await chat.client.history(one.conversation_id, { limit: LOCAL_MESSAGES });
-    hits.push(...messages.filter((message) => !message.recalled && summary(message, chat.me).toLocaleLowerCase().includes(wanted)));
+    hits.push(...messages.filter((message) => !message.recalled && summary(message, chat).toLocaleLowerCase().includes(wanted)));
   }
   return hits.sort((a, b) => b.sent_at - a.sent_at).slice(0, MAX_HITS);
 }
@@ -70,21 +71,23 @@ export class SearchView {
     const { chat, actions } = this;
     const mayBeId = /^[A-Za-z0-9_.@-]{1,64}$/.test(query) && ![...found.people, ...found.chats.map((one) => ({ user_id: one.peer }))].some((one) => one.user_id === query);
     const section = (title, rows) => (rows.length ? [h("h3", { class: "results-title" }, title), h("ul", { class: "list list-static" }, rows)] : []);
-    const row = (face, name, detail, time, onclick) => h("li", {}, h("button", { type: "button", class: "list-row", onclick },
+    const isStranger = (id) => chat.features.friends && !chat.friends.get(id) && !chat.friends.requestTo(id);
+    const row = (face, name, detail, time, onclick, more = null) => h("li", { class: "list-item" }, h("button", { type: "button", class: "list-row", onclick },
       h("span", { class: "list-face" }, face), h("span", { class: "list-text" },
         h("span", { class: "list-top" }, h("span", { class: "list-name", dir: "auto" }, name), time ? h("time", { class: "list-time" }, shortTime(time)) : null),
-        h("span", { class: "list-bottom" }, h("span", { class: "list-last", dir: "auto" }, detail)))));
+        h("span", { class: "list-bottom" }, h("span", { class: "list-last", dir: "auto" }, detail)))), more);
     const isEmpty = !found.chats.length && !found.people.length && !found.messages.length;
     this.element.replaceChildren(
       ...section(t("chats"), found.chats.map((one) => row(avatar(one.peer ?? one.conversation_id, chat.title(one)), chat.title(one), one.peer ? `@${one.peer}` : t("group"), 0, () => actions.onOpen(one.conversation_id)))),
       ...section(t("people"), [
-        ...found.people.map((one) => row(avatar(one.user_id, one.nickname || one.user_id), one.nickname || one.user_id, `@${one.user_id}`, 0, () => actions.onPerson(one.user_id))),
+        ...found.people.map((one) => row(avatar(one.user_id, one.nickname || one.user_id), one.nickname || one.user_id, `@${one.user_id}`, 0, () => actions.onPerson(one.user_id),
+          isStranger(one.user_id) ? iconButton("personPlus", t("addFriendName", { name: chat.name(one.user_id) }), () => addFriend(chat, one.user_id), { class: "row-add" }) : null)),
         ...(mayBeId && !found.isBusy ? [row(avatar(query, query), t("startChatWith", { name: query }), t("userId"), 0, () => actions.onPerson(query))] : [])]),
       ...section(t("messages"), found.messages.map((message) => {
         const conversation = chat.conversation(message.conversation_id);
         const title = chat.title(conversation);
         const prefix = message.from === chat.me ? t("youPrefix") : conversation.kind === "group" ? `${chat.name(message.from)}: ` : "";
-        return row(avatar(conversation.peer ?? message.conversation_id, title), title, [prefix, ...marked(excerpt(summary(message, chat.me), query), query)], message.sent_at, () => actions.onOpen(message.conversation_id, message.seq));
+        return row(avatar(conversation.peer ?? message.conversation_id, title), title, [prefix, ...marked(excerpt(summary(message, chat), query), query)], message.sent_at, () => actions.onOpen(message.conversation_id, message.seq));
       })),
       ...(found.isBusy ? [h("p", { class: "notice", role: "status" }, t("searching"))] : []),
       ...(!found.isBusy && found.error ? [h("p", { class: "notice" }, explain(found.error))] : []),

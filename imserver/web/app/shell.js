@@ -1,10 +1,15 @@
 /** The page of somebody who is logged in: the list at the left, the open conversation at the right, or one of them on a phone. */
 import { clearToasts, h, icon, iconButton, toast } from "/app/dom.js";
 import { connectionBanner } from "/app/banner.js";
-import { ChatView, copy } from "/app/chat-view.js";
+import { ChatView } from "/app/chat-view.js";
+import { conversationMenu } from "/app/conversation-menu.js";
+import { findFriendsDialog } from "/app/friend-actions.js";
+import { FriendsView } from "/app/friends-view.js";
+import { joinGroupDialog, newGroupDialog } from "/app/group-dialogs.js";
 import { t } from "/app/i18n.js";
 import { ListView } from "/app/list-view.js";
 import { closeMenu, showMenu } from "/app/menu.js";
+import { copy } from "/app/message-menu.js";
 import { Notifier } from "/app/notify.js";
 import { SearchView } from "/app/search.js";
 import { settingsEntries } from "/app/settings.js";
@@ -16,7 +21,9 @@ export function shell(chat, actions) {
   const modifier = /Mac|iP(hone|ad)/.test(navigator.platform) ? "⌘K" : "Ctrl K";
   let view = null;
 
-  const list = new ListView(chat, { onOpen: (id) => open(id) });
+  const onDeleted = (id) => { if (id === chat.openId) open(null); };
+  const list = new ListView(chat, { onOpen: (id) => open(id), onMenu: (id, anchor, point) => conversationMenu(chat, id, anchor, { point, onDeleted }) });
+  const friends = new FriendsView(chat, { onOpen: (id) => open(id) });
   const results = new SearchView(chat, { onOpen: (id, seq) => { endSearch(); open(id, seq); }, onPerson: (userId) => startChat(userId) });
   const notifier = new Notifier(chat, (id) => open(id));
   const banner = connectionBanner(chat);
@@ -35,14 +42,25 @@ export function shell(chat, actions) {
     { label: t("shortcuts"), icon: "search", run: () => toast(t("shortcutsText"), { isError: false }) },
     { label: t("otherAccount"), icon: "users", run: actions.onOtherAccount },
     { label: t("logout"), icon: "logout", isDanger: true, run: actions.onLogout },
-  ], { label: t("menu") }), { "aria-haspopup": "menu", "aria-expanded": "false" });
+  ], { label: t("menu") }), { "aria-haspopup": "menu", "aria-expanded": "false", class: "menu-button" });
+  const newButton = iconButton("plus", t("begin"), () => showMenu(newButton, [
+    chat.features.groups && { label: t("newGroup"), icon: "users", run: () => newGroupDialog(chat, open) },
+    chat.features.groups && { label: t("joinGroup"), icon: "enter", run: () => joinGroupDialog(chat, open) },
+    chat.features.friends && { label: t("addFriend"), icon: "personPlus", run: () => findFriendsDialog(chat) },
+  ], { label: t("begin") }), { "aria-haspopup": "menu", "aria-expanded": "false", class: "new-button", hidden: true });
+  const requestBadge = h("span", { class: "count-badge", hidden: true });
+  const tabs = { chats: h("button", { type: "button", class: "tab", "aria-pressed": "true", onclick: () => showPage("chats") }, t("chats")),
+    friends: h("button", { type: "button", class: "tab", "aria-pressed": "false", onclick: () => showPage("friends") }, t("friends"), requestBadge) };
+  const tabBar = h("div", { class: "tabs side-tabs", role: "group", "aria-label": t("views"), hidden: true }, tabs.chats, tabs.friends);
+  let page = "chats";
+  const last = recallOpen();
   const empty = h("div", { class: "list-empty", hidden: true }, h("h2", {}, t("emptyTitle")), h("p", {}, t("emptyText")),
     h("div", { class: "only-narrow-block" }, startForm("peer-narrow")));
   const self = h("div", { class: "self" });
   const sidebar = h("nav", { class: "sidebar", "aria-label": t("conversations") },
-    h("header", { class: "sidebar-head" }, self, menuButton),
-    h("div", { class: "search" }, icon("search"), field),
-    list.element, empty, results.element);
+    h("header", { class: "sidebar-head" }, self, newButton, menuButton),
+    h("div", { class: "search" }, icon("search"), field), tabBar,
+    list.element, empty, friends.element, results.element);
 
   // ---- the right side
   const main = h("main", { class: "main" });
@@ -54,12 +72,33 @@ export function shell(chat, actions) {
   }
 
   function showList() {
+    // What was open before the reload may be a group to which the user does not belong any more.
+    if (view && chat.openId === last && last.startsWith("g:") && !chat.groups.isMember(last.slice(2)) && !chat.client.conversation(last)) return open(null);
     const query = field.value.trim();
     const count = list.render();
-    list.element.hidden = Boolean(query) || count === 0;
+    list.element.hidden = Boolean(query) || page !== "chats" || count === 0;
     results.element.hidden = !query;
-    empty.hidden = Boolean(query) || count > 0 || !chat.isSynced;
+    empty.hidden = Boolean(query) || page !== "chats" || count > 0 || !chat.isSynced;
+    if (friends.isShown !== (!query && page === "friends")) friends.show(!query && page === "friends");
     if (!view) showNothing(count);
+  }
+
+  /** The conversations, or the friends. */
+  function showPage(name) {
+    page = name;
+    for (const [key, tab] of Object.entries(tabs)) tab.setAttribute("aria-pressed", String(key === name));
+    if (field.value) endSearch(); else showList();
+  }
+
+  /** What the server has, and who asks to be a friend. */
+  function showFeatures() {
+    const { features } = chat;
+    tabBar.hidden = !(features.friends || features.groups);
+    newButton.hidden = tabBar.hidden;
+    const count = chat.friends.incoming.length;
+    requestBadge.hidden = count === 0;
+    requestBadge.textContent = count > 99 ? "99+" : count || "";
+    tabs.friends.setAttribute("aria-label", count ? t("friendsWaiting", { count }) : t("friends"));
   }
 
   function showSearch() {
@@ -114,7 +153,7 @@ export function shell(chat, actions) {
     chat.open(id, seq);
     shownNothing = null;
     if (id) {
-      view = new ChatView(chat, id, { onBack: () => { history.state?.chat ? history.back() : open(null); } });
+      view = new ChatView(chat, id, { onBack: () => { history.state?.chat ? history.back() : open(null); }, onOpen: (other) => open(other), onDeleted });
       main.replaceChildren(view.element);
       if (element.dataset.pane === "list") history.pushState({ chat: true }, "");
       if (matchMedia("(pointer: fine)").matches) view.focus(); // on a phone the keyboard would cover the messages
@@ -152,10 +191,11 @@ export function shell(chat, actions) {
   document.addEventListener("keydown", keys);
   addEventListener("popstate", back);
 
-  const off = [chat.on("list", showList), chat.on("people", () => { showSelf(); showList(); }), chat.on("problem", (error) => toast(explain(error)))];
+  const off = [chat.on("list", showList), chat.on("features", showFeatures), chat.on("friends", showFeatures),
+    chat.on("friend-event", (body) => { const text = friendNews(chat, body); if (text) toast(text, { isError: false }); }), chat.on("people", () => { showSelf(); showList(); }), chat.on("problem", (error) => toast(explain(error)))];
   showSelf();
+  showFeatures();
   showList();
-  const last = recallOpen();
   return {
     element,
     focus: () => field.focus(),
@@ -164,6 +204,7 @@ export function shell(chat, actions) {
       view?.close();
       banner.close();
       notifier.close();
+      friends.close();
       for (const one of off) one();
       document.removeEventListener("keydown", keys);
       removeEventListener("popstate", back);
@@ -173,4 +214,11 @@ export function shell(chat, actions) {
 
   function rememberOpen(id) { try { sessionStorage.setItem("imserver:open", JSON.stringify([chat.me, id])); } catch { /* storage is blocked: a reload begins at the list */ } }
   function recallOpen() { try { const [who, id] = JSON.parse(sessionStorage.getItem("imserver:open")) ?? []; return who === chat.me ? id : null; } catch { return null; } }
+}
+
+/** What a push about a friendship says, if it is another's doing. */
+function friendNews(chat, { event, user_id: userId, by }) {
+  if (by === chat.me) return null;
+  const key = { requested: "newsRequested", accepted: "newsAccepted", declined: "newsDeclined" }[event];
+  return key ? t(key, { name: chat.name(userId) }) : null;
 }

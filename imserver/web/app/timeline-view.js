@@ -3,6 +3,8 @@ import { h, icon, reconcile } from "/app/dom.js";
 import { bubble, uploadBubble } from "/app/bubble.js";
 import { oncePerFrame } from "/app/emitter.js";
 import { dayName, isSameDay, language, t } from "/app/i18n.js";
+import { Receipts } from "/app/receipts.js";
+import { summary } from "/app/text.js";
 
 const GROUP_MS = 5 * 60_000; // messages of one sender within this time stand together
 const NEAR_PX = 600; // so far from an edge the next page is fetched
@@ -15,7 +17,7 @@ export class TimelineView {
     this.rows = new Map(); // key -> {signature, element}
     this.quotes = new Map(); // seq -> message, null (gone) or undefined (asked)
     this.isAtEnd = true;
-    this.focused = null;
+    this.receipts = id.startsWith("g:") ? new Receipts(chat, id, () => this.update()) : null;
     this.list = h("div", { class: "timeline-rows" });
     this.newest = h("button", { type: "button", class: "to-latest", hidden: true, "aria-label": t("toLatest"), title: t("toLatest"), onclick: () => this.toEnd() }, h("span", { class: "to-latest-count" }), icon("down"));
     this.scroller = h("div", { class: "timeline", tabIndex: 0, role: "log", "aria-live": "off", "aria-label": t("messages"),
@@ -31,6 +33,7 @@ export class TimelineView {
 
   close() {
     this.isClosed = true;
+    this.receipts?.close();
     this.resize.disconnect();
   }
 
@@ -47,7 +50,10 @@ export class TimelineView {
       for (const one of chat.pending(this.id)) {
         messages.push({ message: { ...one, from: chat.me, sent_at: one.created_at }, status: one.status, error: one.error });
       }
+      for (const one of chat.growing(this.id)) messages.push({ message: { ...one, type: "text", body: `${one.isWhole ? "" : "…"}${one.text}`, sent_at: one.started_at }, isGrowing: true });
     }
+    const lastOwn = this.receipts && messages.findLast(({ message }) => message.seq && message.from === chat.me && !message.recalled && message.type !== "system");
+    if (lastOwn) lastOwn.readers = this.receipts.of(lastOwn.message.seq);
     const items = [];
     for (const [index, item] of messages.entries()) {
       const before = messages[index - 1]?.message;
@@ -58,10 +64,10 @@ export class TimelineView {
         && !items.some((one) => one.key === "unread");
       if (isNewDay) items.push({ key: `day-${new Date(message.sent_at).toDateString()}`, day: message.sent_at });
       if (isUnreadLine) items.push({ key: "unread", isUnread: true });
-      const follows = (a, b) => a && b && a.from === b.from && a.type !== "system" && Math.abs(b.sent_at - a.sent_at) < GROUP_MS && isSameDay(a.sent_at, b.sent_at);
+      const follows = (a, b) => a && b && a.from === b.from && a.type !== "system" && b.type !== "system" && Math.abs(b.sent_at - a.sent_at) < GROUP_MS && isSameDay(a.sent_at, b.sent_at);
       const isFirst = isUnreadLine || !follows(before, message);
       const isLast = !follows(message, after) || (timeline.firstUnread && after?.seq === timeline.firstUnread);
-      const key = message.from === chat.me && message.client_id ? `own-${message.client_id}` : `m-${message.seq}`;
+      const key = item.isGrowing ? `grow-${message.from}-${message.client_id}` : message.from === chat.me && message.client_id ? `own-${message.client_id}` : `m-${message.seq}`;
       items.push({ ...item, key, isFirst, isLast: Boolean(isLast), isGroup });
     }
     if (!timeline.hasNewer) for (const upload of chat.uploadsOf(this.id)) items.push({ key: upload.id, upload });
@@ -70,7 +76,7 @@ export class TimelineView {
 
   render() {
     if (this.isClosed) return;
-    const { chat, timeline } = this;
+    const { timeline } = this;
     const anchor = this.isAtEnd ? null : this.#anchor();
     const nodes = [];
     if (timeline.isLoaded && !timeline.hasOlder) nodes.push(this.#keep("begin", `${language()}${timeline.items.length > 0}`, () => this.#beginning()));
@@ -90,7 +96,6 @@ export class TimelineView {
     else if (anchor) this.#restore(anchor);
     this.#showNewest();
     if (!timeline.isLoading && !timeline.error) this.#fill();
-    void chat;
   }
 
   #node(item) {
@@ -101,7 +106,8 @@ export class TimelineView {
     const { message } = item;
     const quoted = message.reply_to ? this.#quote(message.reply_to) : undefined;
     const signature = JSON.stringify([message.seq, message.rev, message.sent_at, message.recalled, message.edited_at, message.reactions, item.status, item.error, item.isFirst, item.isLast,
-      message.from === chat.me ? "" : chat.name(message.from), quoted && [quoted.from, quoted.rev], quoted === null, message.edited_at ? message.body : ""]);
+      message.from === chat.me ? "" : chat.name(message.from), quoted && [quoted.from, quoted.rev, quoted.recalled, quoted.edited_at], quoted === null, message.edited_at || item.isGrowing ? message.body : "", item.readers,
+      message.type === "system" || message.recalled ? summary(message, chat) : "", message.mentions?.map((id) => chat.name(id)), chat.features.react]);
     return this.#keep(item.key, signature, () => bubble(chat, item, { ...this.actions, quoteOf: (seq) => this.#quote(seq), onQuote: (seq) => this.reveal(seq) }));
   }
 

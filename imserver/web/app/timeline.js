@@ -2,6 +2,8 @@
  * The part of a conversation that is in memory, and on the screen: a run of messages without a hole, at most `MAX` of them.
  * Scrolling moves it along the server's history, a page at a time, so a conversation of any length costs the same.
  */
+import { applyChange } from "/imserver.js";
+
 const PAGE = 50;
 const MAX = 300;
 
@@ -84,9 +86,9 @@ export class Timeline {
     return true;
   }
 
-  /** A message was recalled, edited or reacted to. */
-  change(seq, state) {
-    this.items = this.items.map((message) => (message.seq === seq ? { ...message, ...state, seq } : message));
+  /** A message was recalled, edited or reacted to. @param {import("/imserver.js").Changed} changed */
+  change(changed) {
+    this.items = this.items.map((message) => (message.seq === changed.seq ? applyChange(message, changed) : message));
   }
 
   find(seq) { return this.items.find((message) => message.seq === seq); }

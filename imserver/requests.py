@@ -1,0 +1,143 @@
+"""Requests whose asker waits for the fields: those over HTTP, and those of one service to another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from imserver.admission import Admission
+from imserver.answers import not_stored, unknown
+from imserver.endpoint import Deadline, Endpoint, begin, end
+from imserver.errors import ImError, InvalidBody, NotLoaded, ProtocolError, Unavailable
+from imserver.hooks import context_of_request
+from imserver.protocol.body import encode_msgpack, fields_of
+from imserver.protocol.frame import JSON
+
+if TYPE_CHECKING:
+    from imserver.cache import Cache
+    from imserver.caller import Caller
+    from imserver.commands import CommandTable
+    from imserver.plugin_loader import Registry
+    from imserver.shard import Shard
+
+#: How often a `def` handler may ask for something else that is not in memory before it is given up.
+MAX_LOADS = 8
+#: How often a request over HTTP looks whether there is room, where nothing tells it.
+_LOOK_AGAIN_S = 0.01
+
+
+class Requests(Admission):
+    """See the module; the arguments are those of `Admission`."""
+
+    def __init__(self, shard: Shard, registry: Registry, table: CommandTable, caches: Mapping[str, Cache]) -> None:
+        super().__init__(shard, registry, table, caches)
+        #: Requests over HTTP that are being carried out.
+        self.busy = 0
+        #: Loads under way, by key: everybody who needs the same waits for the same.
+        self._loads: dict[object, trio.Event] = {}
+
+    async def call(self, session: Caller, command_id: int, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Run another service's handler for a session; see `Context.call`."""
+        endpoint = self._endpoints.get(command_id)
+        if endpoint is None:
+            raise unknown(command_id)
+        return await self._perform(session, endpoint, endpoint.decode(encode_msgpack(body), 0))
+
+    async def request(self, caller: Caller, command_id: int, body: bytes, flags: int = JSON) -> dict[str, Any]:
+        """Carry out a request that came by HTTP; returns the answer's fields once they are durable.
+
+        Args:
+            body: as in a frame; `flags` says in which encoding.
+
+        Raises:
+            ImError: it was refused, or failed.
+        """
+        self.busy += 1
+        try:
+            endpoint = self._admit(caller, command_id)
+            try:
+                request = endpoint.decode(body, flags)
+                with Deadline(endpoint.timeout_s):
+                    await self.wait_for_room()
+                    return await self._perform(caller, endpoint, request)
+            except ProtocolError as exc:
+                raise InvalidBody(str(exc)) from exc
+            except ImError:
+                raise
+            except Exception as exc:
+                raise self._fault(endpoint, caller, exc) from exc
+        except ImError as exc:
+            self.count_error(caller, command_id, exc)
+            raise
+        finally:
+            self.busy -= 1
+
+    async def wait_for_room(self) -> None:
+        """Wait while the disk has as much before it as it may: no frame is read then, and HTTP waits, too."""
+        shard = self._shard
+        while shard.journal.is_full:
+            if shard.waiting:
+                await shard.wait_settled()
+            else:
+                await trio.sleep(_LOOK_AGAIN_S)
+
+    async def _perform(self, session: Caller, endpoint: Endpoint, request: Any) -> dict[str, Any]:
+        """Run a handler for somebody who waits for its fields."""
+        begin(endpoint)
+        try:
+            if endpoint.is_async:
+                return dict(await self._carry_out(session, endpoint, request))
+            return await self._perform_now(session, endpoint, request)
+        finally:
+            end(endpoint)
+
+    async def _perform_now(self, session: Caller, endpoint: Endpoint, request: Any) -> dict[str, Any]:
+        """A `def` handler, run again while it asks for what is not in memory."""
+        context = self._context(session, endpoint.app, endpoint.owner, is_async=False)
+        section = self._shard.section
+        for _ in range(MAX_LOADS):
+            section.begin()
+            try:
+                fields = dict(fields_of(endpoint.handler(context, request)))
+            except NotLoaded as exc:
+                section.abandon()
+                wanted = exc
+            except BaseException:
+                section.abandon()
+                raise
+            else:
+                writes = section.seal()
+                section.release()
+                await self._shard.wait_durable()
+                if any(write.error is not None for write in writes or ()):
+                    raise not_stored()
+                return fields
+            await self._load(wanted, endpoint.timeout_s)
+        raise Unavailable("this needs more loads than allowed")
+
+    async def _carry_out(self, session: Caller, endpoint: Endpoint, request: Any) -> Mapping[str, Any]:
+        """Run an `async def` handler; its fields, once all that it wrote is durable."""
+        assert endpoint.app is not None, "the connection's own commands are def"
+        context = context_of_request(endpoint.app, session)
+        fields = fields_of(await endpoint.handler(context, request))
+        await context.wait_durable()
+        return fields
+
+    async def _load(self, wanted: NotLoaded, timeout_s: float) -> None:
+        key = wanted.key
+        under_way = self._loads.get(key)
+        with Deadline(timeout_s):
+            if under_way is not None:
+                await under_way.wait()
+                return
+            event = self._loads[key] = trio.Event()
+            try:
+                await wanted.loader()
+            finally:
+                del self._loads[key]
+                event.set()
+
+    def _fault(self, endpoint: Endpoint, session: Caller, exc: Exception) -> ImError:
+        return self.fault(endpoint.command.name, endpoint.command_id, endpoint.owner, session, exc)
