@@ -24,6 +24,7 @@ from imserver.config import Config, build_settings
 from imserver.errors import ConfigError, PluginError
 from imserver.permissions import Permissions
 from imserver.plugin import Handler, Plugin
+from imserver.plugin_rules import check_shape
 
 ENTRY_POINTS = "imserver.plugins"
 #: Whose plugins are the server's own: their code changes with an upgrade, which needs a restart.
@@ -285,6 +286,7 @@ def _checked(found: object, name: str) -> type[Plugin]:
         raise PluginError(f"plugin {name}: {found!r} is no subclass of imserver.plugin.Plugin")
     if getattr(found, "name", None) != name:
         raise PluginError(f"plugin {name}: its class says name = {getattr(found, 'name', None)!r}")
+    check_shape(found)
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -51,10 +50,11 @@ def new_plugin(ctx: click.Context, name: str, folder: Path) -> None:
 
     A file that is there is never overwritten.
     """
-    enabled = ctx.ensure_object(CliContext).config.plugins.enabled
+    given = ctx.ensure_object(CliContext)
+    config = given.config
     from imserver.cli.new_plugin import write_plugin
 
-    click.echo(write_plugin(name, folder, json.dumps([*enabled, name])), nl=False)
+    click.echo(write_plugin(name, folder, config, given.config_path), nl=False)
 
 
 @plugins.command()

@@ -127,6 +127,6 @@ def missing(owner: str, scripts: Sequence[str], done: Mapping[int, str], databas
         elif done[number] != checksum:
             raise StartError(
                 f"migration {number} of `{owner}` is not the one that {database} was made with; a "
-                f" released script must never change: add another one instead."
+                f"released script must never change: add another one instead."
             )
     return found

@@ -58,7 +58,8 @@ async def running(
             `plugins.paths`), the path of a module or a package, or a class.
         settings: as in the configuration file, with dotted keys: `{"plugins.dice.sides": 6, "limits.in_flight": 2}`.
             `server.shards` is 1 and nothing listens, whatever it says. By default there is no rate limit.
-        folder: keeps the database, so that a second server can go on with it; by default a new one that is removed.
+        folder: keeps the database, so that a second server can go on with it; made if it is missing. By default a new one
+            that is removed.
 
     Raises:
         ConfigError, PluginError, StartError: the server does not start.
@@ -356,6 +357,7 @@ def _configuration(
     tree["plugins"]["enabled"] = [OPERATOR, *tree["plugins"]["enabled"]]
     tree["plugins"]["paths"] = [*paths, *tree["plugins"].get("paths", [])]
     file = folder / "imserver.toml"
+    folder.mkdir(parents=True, exist_ok=True)
     file.write_text(to_toml(_plain(tree)))
     # Without addresses: `load_config` wants one, and nobody is to find this server.
     config = load_config(file, environ={})

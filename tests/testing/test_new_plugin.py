@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 
@@ -74,6 +75,24 @@ def test_a_server_serves_it(written):
         server.discard()
 
 
+@pytest.mark.parametrize("place", ["conf/imserver.toml", "imserver.toml", "elsewhere/my.toml"])
+def test_what_it_says_works_where_it_was_said(tmp_path, monkeypatch, place):
+    """The printed command finds the folder, whose name is relative at the prompt, and keeps the paths that there are."""
+    file = tmp_path / place
+    file.parent.mkdir(exist_ok=True)
+    (file.parent / "theirs").mkdir()
+    file.write_text('[plugins]\npaths = ["theirs"]\n')
+    monkeypatch.chdir(tmp_path)
+    status, said = new("shopping_list", *(["-c", place] if "elsewhere" in place else []))
+    assert status == 0, said
+    [line] = [line for line in said.splitlines() if line.startswith("  imserver run --dev ")]
+    options = shlex.split(line)[3:]
+    result = CliRunner().invoke(main, ["plugins", "list", *options])
+    assert result.exit_code == 0, result.output
+    assert "shopping_list" in result.output
+    assert str(file.parent / "theirs") in CliRunner().invoke(main, ["check", *options]).output
+
+
 def test_it_is_clean(written):
     """What was written has the house's format, and types that mypy takes."""
     folder, _ = written
@@ -109,6 +128,14 @@ def test_names(tmp_path, name, said):
     status, output = new(name, "--folder", tmp_path / "new")
     assert (status, said in output) == (2, True), output
     assert not (tmp_path / "new").exists()
+
+
+def test_not_into_a_package(tmp_path):
+    """A folder that is a Python package is refused: in a clone of imserver, `plugins` has the server's own."""
+    (tmp_path / "__init__.py").touch()
+    status, said = new("dice", "--folder", tmp_path)
+    assert (status, "--folder" in said) == (2, True), said
+    assert [path.name for path in tmp_path.iterdir()] == ["__init__.py"]
 
 
 def test_every_name_has_an_id_for_third_parties():
