@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
 
 import msgspec
 import trio
-from attrs import frozen
+from attrs import define, frozen
 
 from imserver.plugin import Meta, Plugin, StorageError, on_event
 from imserver_plugins.audit import chain, cli, store
@@ -22,21 +22,37 @@ _SEAL_EVERY_S: Final = 1.0
 _SEALED_AT_ONCE: Final = 1000
 _TELL_EVERY: Final = 3600  # seals
 _WINDOW_MS: Final = 60_000
-#: Of the fields of one entry, as JSON; what is longer is left out.
+#: Of the fields of one entry, and of one of them, as JSON; what is longer is cut, so that the others are there.
 _MAX_FIELDS_CHARS: Final = 4096
+_MAX_FIELD_CHARS: Final = 512
 
-#: Entries that anybody can cause without an account.
-_BY_STRANGERS: Final = ("authn_login_fail", "authn_key_fail", "authz_fail", "input_validation_fail", "excess_")
+#: Entries that anybody can cause as often as they like. Each kind has a bound of its own: by causing many of one nobody
+#: hides another.
+_BY_ANYBODY: Final = (
+    "authn_login_fail", "authn_key_fail", "authn_token_reuse", "authz_fail", "input_validation_fail", "excess_",
+)  # fmt: skip
+#: Kinds that are told apart; what a plugin makes up beyond that shares one bound.
+_MAX_KINDS: Final = 32
 
 
 @frozen
 class Settings:
     """`[plugins.audit]`
 
-    failures_per_minute: entries on failures of strangers; beyond it they are counted, and one entry says how many.
+    failures_per_minute: entries of one kind on what anybody can cause; beyond it they are counted, and one entry says how
+        many there were.
     """
 
     failures_per_minute: Annotated[int, Meta(ge=1, le=1_000_000)] = 600
+
+
+@define
+class _Window:
+    """The minute that runs, of one kind of entry."""
+
+    begins_ms: int
+    entered: int = 0
+    suppressed: int = 0
 
 
 class AuditPlugin(Plugin):
@@ -51,9 +67,7 @@ class AuditPlugin(Plugin):
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._window_ms = 0
-        self._failures = 0
-        self._suppressed = 0
+        self._windows: dict[str, _Window] = {}
 
     async def on_start(self, ctx: AppContext) -> None:
         """Enter the start, and begin to put hashes in."""
@@ -64,7 +78,8 @@ class AuditPlugin(Plugin):
         ctx.start_soon(self._run, ctx)
 
     async def on_stop(self, ctx: AppContext) -> None:
-        """Enter the stop; its hash comes at the next start."""
+        """Enter the stop, and put its hash in."""
+        self._enter_suppressed(ctx, is_over=True)
         self._enter(ctx, "sys_shutdown", {"server": ctx.config.server.name})
         await ctx.wait_durable()
         await self._seal(ctx)
@@ -75,7 +90,7 @@ class AuditPlugin(Plugin):
     @on_event("audit")
     def audit(self, ctx: AppContext, *, what: str, **fields: Any) -> None:
         """`ctx.emit("audit", what="authz_fail", user_id=…)`: an entry, in the commit of the handler that runs."""
-        if what.startswith(_BY_STRANGERS) and not self._has_room(ctx):
+        if what.startswith(_BY_ANYBODY) and not self._has_room(ctx, what):
             return
         self._enter(ctx, what, fields)
 
@@ -95,26 +110,41 @@ class AuditPlugin(Plugin):
         self._enter(ctx, "privilege_permissions_changed", fields)
 
     def _enter(self, ctx: AppContext, event: str, fields: dict[str, Any]) -> None:
-        plain = {key: value for key, value in fields.items() if value is not None}
+        plain = {key: _short(value) for key, value in fields.items() if value is not None}
         text = msgspec.json.encode(plain).decode()
         if len(text) > _MAX_FIELDS_CHARS:
             text = msgspec.json.encode({"left_out": f"{len(text)} characters"}).decode()
         ctx.db.write(*store.add(ctx.clock.now_ms(), event, text))
 
-    def _has_room(self, ctx: AppContext) -> bool:
+    def _has_room(self, ctx: AppContext, what: str) -> bool:
         now_ms = ctx.clock.now_ms()
         with self._lock:
-            if now_ms - self._window_ms >= _WINDOW_MS:
-                suppressed, self._suppressed = self._suppressed, 0
-                self._window_ms, self._failures = now_ms, 0
-            else:
-                suppressed = 0
-            self._failures += 1
-            has_room: bool = self._failures <= ctx.settings.failures_per_minute
-            self._suppressed += not has_room
-        if suppressed:
-            self._enter(ctx, "audit_suppressed", {"entries": suppressed})
-        return has_room
+            kind = what if what in self._windows or len(self._windows) < _MAX_KINDS else ""
+            window = self._windows.setdefault(kind, _Window(now_ms))
+            if window.entered < ctx.settings.failures_per_minute and not self._is_over(window, now_ms):
+                window.entered += 1
+                return True
+            if self._is_over(window, now_ms) and not window.suppressed:
+                self._windows[kind] = _Window(now_ms, entered=1)
+                return True
+            # Also behind the minute's end, until the background task has entered how many there were.
+            window.suppressed += 1
+            return False
+
+    @staticmethod
+    def _is_over(window: _Window, now_ms: int) -> bool:
+        return not 0 <= now_ms - window.begins_ms < _WINDOW_MS
+
+    def _enter_suppressed(self, ctx: AppContext, *, is_over: bool = False) -> None:
+        """Say how many entries there are not, of the minutes that are over; `is_over`: of all, for the stop."""
+        now_ms = ctx.clock.now_ms()
+        with self._lock:
+            over = {kind: one for kind, one in self._windows.items() if is_over or self._is_over(one, now_ms)}
+            for kind in over:
+                del self._windows[kind]
+        for kind, window in over.items():
+            if window.suppressed:
+                self._enter(ctx, "audit_suppressed", {"entries": window.suppressed, "of": kind or None})
 
     # ------------------------------------------------------------ the chain
 
@@ -124,6 +154,7 @@ class AuditPlugin(Plugin):
             await trio.sleep(_SEAL_EVERY_S)
             rounds += 1
             try:
+                self._enter_suppressed(ctx)
                 await self._seal(ctx)
                 if rounds % _TELL_EVERY == 0:
                     await self._tell_head(ctx)
@@ -144,3 +175,13 @@ class AuditPlugin(Plugin):
         """Into the server's log, which may be kept elsewhere: `imserver audit verify --expect` takes it."""
         head = await ctx.db.read_transaction(store.head)
         ctx.log.info("audit_head", head=str(head))
+
+
+def _short(value: Any) -> Any:
+    """A field, or what there is room for."""
+    if isinstance(value, str):
+        return value if len(value) <= _MAX_FIELD_CHARS else value[:_MAX_FIELD_CHARS] + "…"
+    if isinstance(value, (bool, int, float)):
+        return value
+    text = msgspec.json.encode(value).decode()
+    return value if len(text) <= _MAX_FIELD_CHARS else text[:_MAX_FIELD_CHARS] + "…"

@@ -66,6 +66,13 @@ MIGRATIONS: Final = (
             json_object('key', NEW.name, 'key_id', NEW.key_id));
     END;
     """,
+    f"""
+    -- Whoever sets it: the user, the command line, a login that renews an old hash, somebody who writes the file.
+    CREATE TRIGGER audit_user_password AFTER UPDATE OF password ON users WHEN NEW.password IS NOT OLD.password BEGIN
+        INSERT INTO audit_log (at, event, fields) VALUES ({_NOW}, 'user_updated',
+            json_object('user_id', NEW.user_id, 'changed', 'password'));
+    END;
+    """,
 )
 
 _COLUMNS: Final = "id, at, event, fields, hash"

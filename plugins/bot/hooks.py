@@ -94,7 +94,7 @@ class Entrance:
             return _decode(body)
         except msgspec.ValidationError as exc:
             raise invalid_body(exc) from exc
-        except msgspec.DecodeError as exc:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
             raise InvalidBody(f"the body is no JSON: {exc}") from exc
 
 

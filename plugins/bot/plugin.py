@@ -45,7 +45,7 @@ class BotPlugin(Plugin):
 
     def after_commit(self, ctx: AppContext, messages: Sequence[Any]) -> None:
         """There may be a command among these messages."""
-        if any(message.type == "text" and message.body[:1] == "/" for message in messages):
+        if any(message.type == "text" and isinstance(message.body, str) and message.body[:1] == "/" for message in messages):
             self._follower.ring_soon()
 
     @route("POST", "/v1/hooks/{hook_id}/{secret}", allow=ANYONE)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+from collections.abc import Awaitable
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -69,8 +70,19 @@ class _Stream:
     touched_s: float
     parts: list[str] = field(factory=list)
     bytes: int = 0
-    #: What END has answered; kept for a client that asks again.
+    #: It is being stored, or was: nothing is added any more.
+    is_ended: bool = False
+    #: What END has answered, once that is durable; kept for a client that asks again.
     answer: dict[str, Any] | None = None
+
+    def reopen(self) -> None:
+        """It could not be stored."""
+        self.is_ended = self.answer is not None
+
+    def settle(self, answer: dict[str, Any]) -> None:
+        """It is stored: its text is not needed any more."""
+        self.answer = answer
+        self.parts = []
 
 
 class Streams:
@@ -91,8 +103,12 @@ class Streams:
             sender, conversation.conversation_id, request.client_id, fleeting["message_id"], ctx.clock.monotonic()
         )
         with self._lock:
-            own = sum(other.sender == sender and other.answer is None for other in self._streams.values())
-            if own >= self._settings.streams_per_user or len(self._streams) >= self._settings.streams:
+            unsettled = [other for other in self._streams.values() if other.answer is None]
+            growing = [other for other in unsettled if not other.is_ended]
+            own = sum(other.sender == sender for other in growing)
+            most = self._settings.streams
+            # While the disk is slow those that are ended are in memory still: there may be as many of them again.
+            if own >= self._settings.streams_per_user or len(growing) >= most or len(unsettled) >= 2 * most:
                 raise TooLarge("too many messages grow at once; end one first", error="too_many_streams")
             self._streams[stream_id] = stream
         ctx.push(conversation.recipients, MESSAGE, {**fleeting, "streaming": True}, except_session=ctx.session)
@@ -105,8 +121,10 @@ class Streams:
             raise TooLarge(f"a chunk has {self._settings.chunk_bytes} bytes at most", field="text")
         stream = self._own(ctx, request.stream_id)
         conversation = _conversation(ctx, stream.conversation_id, stream.sender)
+        # Who was muted or blocked since it began adds nothing: the hooks see what they see of somebody who types.
+        ctx.messages.check(Draft(stream.conversation_id, stream.sender, "typing", "typing", None))
         with self._lock:
-            if stream.answer is not None:
+            if stream.is_ended:
                 raise Conflict("this message is ended", field="stream_id")
             if stream.bytes + size > self._settings.stream_bytes:
                 raise TooLarge(f"a message may grow to {self._settings.stream_bytes} bytes; end it", field="text")
@@ -127,10 +145,33 @@ class Streams:
         stream = self._own(ctx, request.stream_id)
         if stream.answer is not None:
             return {**stream.answer, "duplicate": True}
-        answer = _store(ctx, stream)
+        # Asked again before it is durable, or after that has failed, it is stored again: its client_id lets it be once.
+        answer, is_new = _store(ctx, stream)
+        durable = ctx.db.write("SELECT 1")  # of the same commit: whether that succeeds is seen here
         with self._lock:
-            stream.answer, stream.touched_s = answer, ctx.clock.monotonic()
-        return answer
+            stream.is_ended, stream.touched_s = True, ctx.clock.monotonic()
+        ctx.start_soon(self._settle, ctx, stream, answer, durable)
+        return answer if is_new else {**answer, "duplicate": True}
+
+    async def _settle(self, ctx: Context, stream: _Stream, answer: dict[str, Any], durable: Awaitable[object]) -> None:
+        """Behind END: what it has answered counts when it is durable."""
+        try:
+            await durable
+        except StorageError as exc:
+            # Whoever waits for the answer hears of it, and asks again.
+            ctx.log.warning("bot_stream_kept", error=str(exc))
+            with self._lock:
+                stream.reopen()
+            return
+        with self._lock:
+            stream.settle(answer)
+            self._forget_ended()
+
+    def _forget_ended(self) -> None:
+        """Of those that are stored, as many are remembered as may grow: the oldest go. Hold the lock."""
+        ended = [key for key, stream in self._streams.items() if stream.answer is not None]
+        for key in ended[: max(0, len(ended) - self._settings.streams)]:
+            del self._streams[key]
 
     def _own(self, ctx: Context, stream_id: str) -> _Stream:
         stream = self._streams.get(stream_id)
@@ -148,48 +189,69 @@ class Streams:
 
     async def sweep(self, ctx: AppContext, *, is_all: bool = False) -> None:
         """Store the messages that were left; `is_all`: every one, for the stop."""
-        oldest_s = ctx.clock.monotonic() - self._settings.stream_idle_s
         with self._lock:
-            left = [key for key, stream in self._streams.items() if is_all or stream.touched_s <= oldest_s]
-        for stream_id in left:
+            left = [(key, stream) for key, stream in self._streams.items() if is_all or self._is_left(ctx, stream)]
+        for stream_id, stream in left:
             try:
-                await self._finish(ctx, self._streams[stream_id])
-            except (StorageError, Unavailable) as exc:
+                is_over = await self._finish(ctx, stream, is_all=is_all)
+            except (StorageError, ImError) as exc:
+                # Until the disk takes it, or whoever is asked about messages answers.
                 ctx.log.warning("bot_stream_kept", error=str(exc))
-                continue  # until the disk takes it, or whoever is asked about messages answers
-            with self._lock:
-                del self._streams[stream_id]
+                with self._lock:
+                    stream.reopen()
+                continue
+            if is_over:
+                with self._lock:
+                    self._streams.pop(stream_id, None)
 
-    async def _finish(self, ctx: AppContext, stream: _Stream) -> None:
-        """Store what there is; where there is nothing, or it is refused, who saw it grow is told that it is none."""
+    def _is_left(self, ctx: AppContext, stream: _Stream) -> bool:
+        return stream.touched_s <= ctx.clock.monotonic() - self._settings.stream_idle_s
+
+    async def _finish(self, ctx: AppContext, stream: _Stream, *, is_all: bool) -> bool:
+        """Store what there is; where there is nothing, or it is refused, who saw it grow is told that it is none.
+
+        Returns whether it is over: False if something was added meanwhile.
+
+        Raises:
+            ImError, StorageError: not now.
+        """
         if stream.answer is not None:
-            return
+            return True
+        with self._lock:
+            if not (is_all or self._is_left(ctx, stream)):
+                return False
+            stream.is_ended = True  # what is added from here on would be in no message
         if stream.parts:
             try:
                 await ctx.conversations.transact(partial(_store, stream=stream))
-                return
+                return True
             except Unavailable:
                 raise
             except ImError as exc:
                 ctx.log.info("bot_stream_refused", error=exc.error, sender=stream.sender)
         await ctx.conversations.transact(partial(_abort, stream=stream))
+        return True
 
 
-def _store(ctx: AppContext, stream: _Stream) -> dict[str, Any]:
-    text = "".join(stream.parts)
+def _store(ctx: AppContext, stream: _Stream) -> tuple[dict[str, Any], bool]:
+    """Store the whole: what END answers, and whether it is new."""
+    text = "".join(stream.parts)  # before the look whether it is stored already: then they are gone
+    if stream.answer is not None:
+        return stream.answer, False
     draft = Draft(stream.conversation_id, stream.sender, stream.client_id, "text", text)
     stored = append(ctx, draft, is_begun=True)
-    return {
+    answer = {
         "conversation_id": stored.conversation_id,
         "seq": stored.seq,
         "message_id": stored.message_id,
         "sent_at": stored.sent_at,
     }
+    return answer, stored.message is not None
 
 
 def _abort(ctx: AppContext, stream: _Stream) -> None:
     conversation = ctx.conversations.require(stream.conversation_id)
-    if conversation is not None:
+    if conversation is not None and stream.answer is None:
         ctx.push(conversation.recipients, CHANGED, {**_named(stream), "change": "aborted"})
 
 

@@ -20,6 +20,7 @@ from imserver_plugins.webhook.guard import Network, Place, Refused, check_addres
 MAX_ANSWER_BYTES: Final = 64 * 1024
 _MAX_HEAD_BYTES: Final = 16 * 1024
 _READ_BYTES: Final = 16 * 1024
+_MAX_REASON_CHARS: Final = 200
 #: Addresses of one name that are tried, and interim answers (1xx) that are skipped.
 _MAX_ADDRESSES: Final = 4
 _MAX_INTERIM: Final = 8
@@ -80,7 +81,7 @@ class Client:
         except (OSError, trio.BrokenResourceError) as exc:
             raise PostFailed(f"{type(exc).__name__}: {exc.__cause__ or exc}") from exc
         except h11.RemoteProtocolError as exc:
-            raise PostFailed(f"the answer is no HTTP/1.1: {exc}") from exc
+            raise PostFailed(f"the answer is no HTTP/1.1: {str(exc)[:_MAX_REASON_CHARS]}") from exc
 
     async def _connect(self, place: Place) -> trio.abc.Stream:
         found = await trio.socket.getaddrinfo(place.host, place.port, type=trio.socket.SOCK_STREAM)

@@ -6,7 +6,7 @@ posted is noted after the answer: a crash between the two, of either side, repea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import takewhile
 from typing import TYPE_CHECKING, Final
 
@@ -27,6 +27,13 @@ if TYPE_CHECKING:
 LOOK_S: Final = 1.0
 #: Between two notes of a delivery that the disk does not take.
 _DISK_S: Final = 1.0
+#: Between two notes of how far a lane has looked, if it found nothing of its own there: so much is looked at again after
+#: a restart.
+NOTE_S: Final = 60.0
+#: After a fault of this code.
+_FAULT_S: Final = 5.0
+#: So many refusals in a row are put aside at once; beyond that it may be the receiver that is wrong, and each takes longer.
+REFUSALS_AT_ONCE: Final = 10
 #: Answers by which a receiver refuses what is in the post; all others refuse its way, or the moment.
 _REFUSALS: Final = frozenset({400, 405, 406, 409, 410, 411, 412, 413, 414, 415, 416, 422, 431, 451})
 _MAX_REASON_CHARS: Final = 200
@@ -40,6 +47,8 @@ class Way:
     settings: Settings
     keys: Sequence[bytes]
     client: Client
+    #: Told of events (not messages) that wait no more: how many.
+    on_settled: Callable[[int], None] = lambda _: None
 
 
 @frozen
@@ -67,8 +76,11 @@ class Lane:
         self._way = way
         self._index = index
         self._through = through
+        self._noted = through
+        self._noted_at_s = ctx.clock.monotonic()
         self._batch = way.target.batch
         self._failures = 0
+        self._refusals = 0
         self._bell = trio.Event()
         self._is_message_turn = False
         self._log = ctx.log.bind(target=way.target.name, lane=index)
@@ -89,6 +101,10 @@ class Lane:
                 # It has its own alarm; nothing is noted, so nothing is lost.
                 self._log.warning("webhook_storage_failed", error=str(exc))
                 await trio.sleep(_DISK_S)
+            except Exception:
+                # A fault of ours, which may not be there the next time: a lane that ended would hold its target up unseen.
+                self._log.exception("webhook_lane_fault")
+                await trio.sleep(_FAULT_S)
             else:
                 if work is None:
                     with trio.move_on_after(LOOK_S):
@@ -123,9 +139,16 @@ class Lane:
                 return Work(await self._messages(found.found), ids, found.through)
             self._through = found.through
             # What is no business of this lane is passed over in memory; the disk hears of it now and then.
+            if found.has_more or self._ctx.clock.monotonic() - self._noted_at_s >= NOTE_S:
+                await self._note()
             if not found.has_more:
                 return None
-            await self._ctx.db.write_all([store.advance(target.name, self._index, found.through)])
+
+    async def _note(self) -> None:
+        self._noted_at_s = self._ctx.clock.monotonic()
+        if self._noted != self._through:
+            await self._ctx.db.write_all([store.advance(self._way.target.name, self._index, self._through)])
+            self._noted = self._through
 
     async def _messages(self, places: Sequence[store.Place]) -> list[Waiting]:
         """The messages at these places as they are now, in this order."""
@@ -150,8 +173,7 @@ class Lane:
             if message is not None:
                 waiting.append(events.message_event(message, place.number))
             else:
-                now_ms = self._ctx.clock.now_ms()
-                waiting.append(events.gone_event(place.message_id, place.conversation_id, place.number, place.seq, now_ms))
+                waiting.append(events.gone_event(place.message_id, place.conversation_id, place.number, place.seq))
         return waiting
 
     # ------------------------------------------------------------ posts
@@ -163,7 +185,7 @@ class Lane:
             await self._settle(work)
             if self._failures:
                 self._log.info("webhook_works_again", failures=self._failures)
-            self._failures = 0
+            self._failures = self._refusals = 0
             self._batch = min(self._way.target.batch, self._batch * 2)
             return
         reason = f"HTTP {answer.status}" if isinstance(answer, Answer) else str(answer)[:_MAX_REASON_CHARS]
@@ -177,7 +199,9 @@ class Lane:
         )
         if given_up:
             await self._bury(work.first(given_up), reason)
-            if is_refused:
+        if is_refused:
+            self._refusals += 1
+            if self._refusals <= REFUSALS_AT_ONCE:
                 return
         self._failures += 1
         if self._failures & (self._failures - 1) == 0:  # the 1st, 2nd, 4th, 8th …
@@ -216,8 +240,11 @@ class Lane:
             except StorageError as exc:
                 self._log.warning("webhook_storage_failed", error=str(exc))
                 await trio.sleep(_DISK_S)
-        if work.through is not None:
-            self._through = work.through
+        if work.through is None:
+            self._way.on_settled(len(work.places))
+        else:
+            self._through = self._noted = work.through
+            self._noted_at_s = self._ctx.clock.monotonic()
         return results
 
     async def _bury(self, work: Work, reason: str) -> None:

@@ -43,6 +43,9 @@ FROM_THE_BUS: Final = (
     "bot.command",
 )
 ONLINE, OFFLINE, LOGIN = "user.online", "user.offline", "user.login"
+#: Of the ids of messages: wire protocol, section 3.
+_SNOWFLAKE_EPOCH_MS: Final = 1_704_067_200_000
+_SNOWFLAKE_TIME_SHIFT: Final = 22
 NAMES: Final = (MESSAGE, ONLINE, OFFLINE, LOGIN, *FROM_THE_BUS)
 
 
@@ -67,12 +70,13 @@ def message_event(message: Any, number: int) -> Waiting:
     return Waiting(event_id, MESSAGE, message.sent_at, number, msgspec.json.encode(body))
 
 
-def gone_event(message_id: int, conversation_id: str, number: int, seq: int, now_ms: int) -> Waiting:
-    """A message whose time was over before it could be told of: its place alone."""
+def gone_event(message_id: int, conversation_id: str, number: int, seq: int) -> Waiting:
+    """A message whose time was over before it could be told of: its place, and when it was sent, which is in its id."""
     event_id = f"m-{message_id:016x}"
+    sent_at = (message_id >> _SNOWFLAKE_TIME_SHIFT) + _SNOWFLAKE_EPOCH_MS
     message = {"conversation_id": conversation_id, "seq": seq, "message_id": f"{message_id:016x}", "expired": True}
-    body = {"id": event_id, "event": MESSAGE, "time": now_ms, "message": message}
-    return Waiting(event_id, MESSAGE, now_ms, number, msgspec.json.encode(body))
+    body = {"id": event_id, "event": MESSAGE, "time": sent_at, "message": message}
+    return Waiting(event_id, MESSAGE, sent_at, number, msgspec.json.encode(body))
 
 
 def post_body(server: str, target: str, events: Sequence[Waiting]) -> bytes:

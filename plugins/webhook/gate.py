@@ -12,11 +12,13 @@ import threading
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import msgspec
+import trio
 from attrs import define, frozen
 
 from imserver.plugin import ImError, Meta, NotLoaded, PermissionDenied, Struct, Unavailable, UserId, check_body
 from imserver_plugins.webhook.client import Client, PostFailed
 from imserver_plugins.webhook.signing import signed_headers
+from imserver_plugins.webhook.slots import Slots
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,8 +33,9 @@ MAX_KEPT: Final = 10_000
 FAILURES_TO_REST: Final = 5
 REST_S: Final = 5.0
 
-#: What is no message: typing and reactions say what they are in their commands.
-_NEVER_ASKED: Final = frozenset({"typing", "reaction"})
+#: A receiver has this much of its time at least, however long the question has waited for its turn.
+_LEAST_S: Final = 0.05
+_MAX_EMOJI_CHARS: Final = 32
 
 
 class _Reply(Struct, forbid_unknown_fields=True):
@@ -61,7 +64,6 @@ class Verdict:
 class _Standing:
     """How the receiver is doing, in all shards; a count that is off by one does no harm."""
 
-    under_way: int = 0
     failures: int = 0
     rests_until_s: float = 0.0
 
@@ -74,6 +76,7 @@ class Gate:
         self._keys = keys
         self._client = client
         self._standing = _Standing()
+        self._slots = Slots(settings.concurrency)
         self._kept: dict[bytes, Verdict] = {}  # the oldest first
         self._lock = threading.Lock()
 
@@ -84,7 +87,7 @@ class Gate:
             ImError: it is refused, or (`on_failure = "refuse"`) there was no answer.
             NotLoaded: for the router.
         """
-        if draft.type in _NEVER_ASKED or (self._settings.types and draft.type not in self._settings.types):
+        if _is_no_message(draft) or (self._settings.types and draft.type not in self._settings.types):
             return
         key = _key(draft)
         verdict = self._kept.get(key)
@@ -95,16 +98,19 @@ class Gate:
         _apply(self._settings, verdict, draft)
 
     async def _ask(self, ctx: AppContext, key: bytes, draft: Draft) -> None:
-        standing, now_s = self._standing, ctx.clock.monotonic()
         reply: _Reply | None = None
-        if standing.under_way < self._settings.concurrency and standing.rests_until_s <= now_s:
-            standing.under_way += 1
-            try:
-                reply = await self._question(ctx, draft)
-            finally:
-                standing.under_way -= 1
-        # The next one without an answer asks again: only the handler that waits now is to find this.
-        kept_s = KEPT_S if reply is not None else 1.0
+        if self._standing.rests_until_s <= ctx.clock.monotonic():
+            ends_s = trio.current_time() + self._settings.timeout_s
+            with trio.move_on_at(ends_s) as scope:
+                await self._slots.take()
+            if not scope.cancelled_caught:
+                try:
+                    reply = await self._question(ctx, draft, max(_LEAST_S, ends_s - trio.current_time()))
+                finally:
+                    self._slots.give_back()
+        # The next one without an answer asks again: only the handler that waits now, for others' questions too if it sends
+        # several messages, is to find this.
+        kept_s = KEPT_S if reply is not None else self._settings.timeout_s + 1.0
         self._keep(key, Verdict(reply, ctx.clock.monotonic() + kept_s))
 
     def _keep(self, key: bytes, verdict: Verdict) -> None:
@@ -114,7 +120,7 @@ class Gate:
             while len(self._kept) > MAX_KEPT:
                 del self._kept[next(iter(self._kept))]
 
-    async def _question(self, ctx: AppContext, draft: Draft) -> _Reply | None:
+    async def _question(self, ctx: AppContext, draft: Draft, timeout_s: float) -> _Reply | None:
         settings, standing = self._settings, self._standing
         question = {
             "id": f"q-{secrets.token_hex(12)}",
@@ -133,13 +139,13 @@ class Gate:
         body = msgspec.json.encode(question)
         headers = signed_headers(self._keys, body, ctx.clock.now_ms())
         try:
-            answer = await self._client.post(settings.url, headers, body, timeout_s=settings.timeout_s)
+            answer = await self._client.post(settings.url, headers, body, timeout_s=timeout_s)
             if not 200 <= answer.status < 300 or not answer.is_whole:
                 raise PostFailed(f"HTTP {answer.status}" if answer.is_whole else "the answer is too long")
             reply = _decode_reply(answer.body) if answer.body else _Reply()
-            if reply.body is not msgspec.UNSET:
-                check_body(reply.body)
-        except (PostFailed, msgspec.DecodeError, ImError) as exc:
+            if reply.action == "change":
+                _check_change(reply, draft)
+        except (PostFailed, msgspec.DecodeError, UnicodeDecodeError, ImError, RecursionError) as exc:
             standing.failures += 1
             if standing.failures >= FAILURES_TO_REST:
                 standing.rests_until_s = ctx.clock.monotonic() + REST_S
@@ -152,9 +158,33 @@ class Gate:
         return reply
 
 
+def _is_no_message(draft: Draft) -> bool:
+    """What the hooks of TYPING and REACT see. A message that calls itself so, but says more than those can, is one."""
+    if draft.type == "typing":
+        return draft.client_id == "typing" and draft.body is None and not draft.mentions
+    if draft.type == "reaction" and draft.client_id == "reaction" and not draft.mentions:
+        return isinstance(draft.body, str) and len(draft.body) <= _MAX_EMOJI_CHARS
+    return False
+
+
+def _check_change(reply: _Reply, draft: Draft) -> None:
+    """A changed message must be one that its sender could have sent.
+
+    Raises:
+        PostFailed: it is none.
+        InvalidBody: its body is none.
+    """
+    kind = draft.type if reply.type is msgspec.UNSET else reply.type
+    body = draft.body if reply.body is msgspec.UNSET else reply.body
+    if kind == "system" or (kind == "text" and not isinstance(body, str)):
+        raise PostFailed(f"its change makes no message of the type {kind}")
+    check_body(body)
+
+
 def _key(draft: Draft) -> bytes:
-    """Of this message: its sender's name for it, and what it says."""
-    named = (draft.conversation_id, draft.sender, draft.client_id, draft.type, draft.body)
+    """Of this message: its sender's name for it, and all that is asked about."""
+    said = (draft.type, draft.body, draft.reply_to, draft.mentions)
+    named = (draft.conversation_id, draft.sender, draft.client_id, *said)
     return hashlib.blake2b(msgspec.msgpack.encode(named), digest_size=16).digest()
 
 

@@ -50,6 +50,7 @@ def place_of(url: str, schemes: Iterable[str]) -> Place:
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
+        (host or "").encode("idna")  # as the look-up does it: an empty label, or one of over 63 characters
     except ValueError as exc:
         raise Refused(f"this is no URL: {exc}") from exc
     allowed = tuple(schemes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 import threading
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import trio
@@ -64,7 +65,7 @@ class WebhookPlugin(Plugin):
         lanes = []
         for target in settings.targets:
             keys = await _checked_keys(settings, target, f"target {target.name}", ctx)
-            lanes += await _lanes_of(ctx, Way(target, settings, keys, client))
+            lanes += await _lanes_of(ctx, Way(target, settings, keys, client, partial(self._settled, target.name)))
         await self._count(ctx)
         self._courier = Courier(lanes)
         for lane in lanes:
@@ -173,6 +174,10 @@ class WebhookPlugin(Plugin):
         ctx.log.error("webhook_outbox_full", target=name, dropped=dropped, max_waiting=ctx.settings.max_waiting)
         return False
 
+    def _settled(self, name: str, count: int) -> None:
+        with self._lock:
+            self._waiting[name] = max(0, self._waiting.get(name, 0) - count)
+
     async def _keep_count(self, ctx: AppContext) -> None:
         while True:
             await trio.sleep(_COUNT_EVERY_S)
@@ -204,6 +209,10 @@ async def _checked_keys(settings: Settings, where: Target | BeforeSend, name: st
 
 async def _lanes_of(ctx: AppContext, way: Way) -> list[Lane]:
     target = way.target
+    if not events.is_wanted(events.MESSAGE, target.events):
+        # It has no place among the messages: should it want them later, it begins with what is new then.
+        await ctx.db.write_all([store.end_lanes(target.name)])
+        return [Lane(ctx, way, index, 0) for index in range(target.concurrency)]
     statements, begins = await ctx.db.read_transaction(lambda read: store.begin_lanes(read, target.name, target.concurrency))
     if statements:
         await ctx.db.write_all(statements)

@@ -50,7 +50,7 @@ class BeforeSend:
 
     on_failure: what becomes of a message if there is no answer in time, or none that can be understood.
     types: messages of these types alone are asked about; empty: of any.
-    concurrency: questions under way at once at most; beyond it a message is treated as on a failure.
+    concurrency: questions under way at once at most; others wait for their turn, within the time limit.
     """
 
     url: str

@@ -93,11 +93,16 @@ def begin_lanes(read: Read, target: str, lanes: int) -> tuple[list[Statement], l
     # Other lanes than before: all begin where the last of the old ones was. What the others had comes again.
     ends = [through for _, _, through in rows]
     start = min(ends) if ends else read("SELECT coalesce(max(id), 0) FROM messages")[0][0]
-    statements: list[Statement] = [("DELETE FROM webhook_cursors WHERE target = ?", (target,))]
+    statements: list[Statement] = [end_lanes(target)]
     statements += [
         ("INSERT INTO webhook_cursors VALUES (?, ?, ?, ?)", (target, lanes, lane, start)) for lane in range(lanes)
     ]
     return statements, [start] * lanes
+
+
+def end_lanes(target: str) -> Statement:
+    """A target has no place among the messages any more."""
+    return "DELETE FROM webhook_cursors WHERE target = ?", (target,)
 
 
 def advance(target: str, lane: int, through: int) -> Statement:

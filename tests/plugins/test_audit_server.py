@@ -111,3 +111,56 @@ def test_tampering_is_found(server):
     database.commit()
     database.close()
     assert "tampered with: entry 2 is not what was written" in imserver(server, "audit", "verify", status=1)
+
+
+def test_a_password_set_beside_the_server(server):
+    """By the command line, which has no session: it is there, with the end of all sessions."""
+    alice = server.login()
+    known = len(entries(server))
+    imserver(server, "user", "passwd", alice.user, "--password", "another correct horse 8")
+    assert happened(server)[known:] == [("user_updated", alice.user), ("authn_token_revoked", alice.user)]
+    assert entries(server)[known]["fields"]["changed"] == "password"
+    assert "another correct horse" not in imserver(server, "audit", "export") + server.text()
+
+
+def test_one_failure_does_not_hide_another(server):
+    """Whoever causes many refusals of one kind hides nothing of another kind, and how many there were is said."""
+    alice = server.login()
+    with server.client() as client:
+        for number in range(6):
+            client.fails(401, LOGIN, user_id=f"nobody-{number}", password="wrong word 1")
+    alice.ok(LOGOUT)
+    server.stop()
+    events = [entry["event"] for entry in entries(server)]
+    assert (events.count("authn_login_fail"), events.count("session_logout")) == (3, 1)
+    last = entries(server)[-2:]
+    assert [(entry["event"], entry["fields"].get("entries")) for entry in last] == [
+        ("audit_suppressed", 3), ("sys_shutdown", None),
+    ]  # fmt: skip
+    assert all(entry["hash"] for entry in last)
+
+
+def test_deletions_are_found(server):
+    """Rows that are gone, from the middle or the end, or changed places: `verify` fails, whatever the triggers would say."""
+    for _ in range(3):
+        server.login()
+    until_sealed(server)
+    assert server.stop() == 0
+    path = server.data / "imserver.db"
+    whole = path.read_bytes()
+    swapped = [f"UPDATE audit_log SET id = {new} WHERE id = {old}" for old, new in ((2, 1000), (3, 2), (1000, 3))]
+    for statements, words in (
+        (["DELETE FROM audit_log WHERE id = (SELECT max(id) FROM audit_log)"], "are missing"),
+        (["DELETE FROM audit_log WHERE id = 3"], "entry 3 is missing"),
+        (swapped, "entry 2 is not what was written there"),
+        (["UPDATE audit_log SET hash = NULL WHERE id = 3"], "entry 3 has no hash, and entry 4 has one"),
+    ):
+        path.write_bytes(whole)
+        database = sqlite3.connect(path)
+        for sql in ("DROP TRIGGER audit_log_stays", "DROP TRIGGER audit_log_is_fixed", *statements):
+            database.execute(sql)
+        database.commit()
+        database.close()
+        assert words in imserver(server, "audit", "verify", status=1)
+    path.write_bytes(whole)
+    imserver(server, "audit", "verify")

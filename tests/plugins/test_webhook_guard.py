@@ -140,3 +140,72 @@ async def test_a_post_has_a_deadline(autojump_clock):
     with pytest.raises(PostFailed, match="no answer within 3 s"):
         with trio.fail_after(60):
             await ask(b"HTTP/1.1 200", timeout_s=3, wait=True)
+
+
+@pytest.mark.parametrize("host", ["a..b", ".", "..", ".example.org", "a" * 64 + ".example", "x" * 300])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_names_that_cannot_be_looked_up(scheme, host, no_connections):
+    """A name that no look-up takes is refused like any other failure: nothing else is raised by a post."""
+    with pytest.raises(PostFailed, match="this is no URL"):
+        await client().post(f"{scheme}://{host}/", {}, b"{}", timeout_s=5)
+
+
+GARBAGE = [
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffffffffff\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;" + b"x" * 100_000,
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: " + b"x" * 100_000,
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcde",
+    b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\nabcde",
+    b"HTTP/1.1 200 OK\r\nX\xff: y\r\n\r\n",
+    b"HTTP/1.1 099 X\r\n\r\n",
+    b"HTTP/2 200\r\n\r\n",
+    b"\x15\x03\x01\x00\x02\x02\x28",
+    b"\0" * 100,
+]
+
+
+@pytest.mark.parametrize("answer", GARBAGE)
+async def test_garbage_is_a_failure(answer):
+    """Whatever comes back, it is an answer or `PostFailed`, and the reason is short."""
+    with pytest.raises(PostFailed, match="is no HTTP") as failed:
+        await ask(answer)
+    assert len(str(failed.value)) < 300
+
+
+async def test_no_tls_where_tls_should_be():
+    """Plain text, or nothing, behind an https URL is a failure of the connection."""
+
+    async def talk(stream):
+        await stream.receive_some()
+        await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    async with trio.open_nursery() as nursery:
+        url = await serve(nursery, talk)
+        with pytest.raises(PostFailed, match="SSL"):
+            await client("127.0.0.0/8").post(url.replace("http:", "https:"), {}, b"{}", timeout_s=5)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_name_is_looked_up_once(monkeypatch):
+    """A name that says another address the next time (DNS rebinding) is not asked again: the first is connected to."""
+    asked = []
+
+    async def talk(stream):
+        await stream.receive_some()
+        await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    async with trio.open_nursery() as nursery:
+        url = await serve(nursery, talk)
+        port = int(url.rstrip("/").rpartition(":")[2])
+
+        async def rebinding(host, port, **options):
+            asked.append(host)
+            return [(2, 1, 6, "", ("127.0.0.1" if len(asked) == 1 else "10.0.0.1", port))]
+
+        monkeypatch.setattr(client_module.trio.socket, "getaddrinfo", rebinding)
+        answer = await client("127.0.0.0/8").post(f"http://rebind.example:{port}/", {}, b"{}", timeout_s=5)
+        nursery.cancel_scope.cancel()
+    assert (answer.status, asked) == (200, ["rebind.example"])
