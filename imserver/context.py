@@ -127,26 +127,33 @@ class MessagesApi:
             ImError: a hook refused it.
             NotLoaded: something is not in memory; let it pass.
         """
-        try:
-            for plugin, hook in self._send_hooks:
-                hook(self._context.of(plugin), draft)
-        except NotLoaded:
-            raise
-        except ImError:
-            # Blocked or muted since it was stored: who sends it again, as its answer was lost, gets that answer.
-            known = self._find_duplicate(conversation, draft)
-            if known is None:
-                raise
-            return known
         section = self._section
-        section.enter()
+        section.enter()  # what a hook allows must still be so at the message's place in the order
         try:
+            try:
+                for plugin, hook in self._send_hooks:
+                    hook(self._context.of(plugin), draft)
+            except NotLoaded:
+                raise
+            except ImError:
+                # Blocked or muted since it was stored: who sends it again, as its answer was lost, gets that answer.
+                known = self._find_duplicate(conversation, draft)
+                if known is None:
+                    raise
+                return known
             stored = self._append(conversation, draft, self._shard.index)
         finally:
             section.leave()
         if not section.in_handler or self._context._is_async:
             self._context.has_written()
         return stored
+
+    def find_duplicate(self, conversation: Conversation, draft: Draft) -> Stored | None:
+        """What `append` answers to a message that it has stored before; None: it has not, or with another content.
+
+        For who may not write any more: whose message was accepted is to be told so, however often they ask.
+        """
+        return self._find_duplicate(conversation, draft)
 
     def append_system(self, conversation: Conversation, body: Any) -> Stored:
         """Store a message of the server itself: type "system", `from` empty, in nobody's unread. No hook sees it."""
@@ -191,16 +198,21 @@ class MessagesApi:
             NotLoaded: it is not in memory; let it pass.
         """
         load = self._loader(conversation)
-        message = self._changes.require(conversation, seq, load)
-        if message is not None:
-            draft = Draft(
-                conversation.conversation_id, message.sender, message.client_id, message.type, body,
-                message.reply_to, message.mentions,
-            )  # fmt: skip
-            for plugin, hook in self._send_hooks:
-                hook(self._context.of(plugin), draft)
-            body = draft.body
-        return self._write(lambda: self._changes.edit(conversation, seq, body, load))
+
+        def write() -> Message | None:
+            message = self._changes.require(conversation, seq, load)
+            new_body = body
+            if message is not None:
+                draft = Draft(
+                    conversation.conversation_id, message.sender, message.client_id, message.type, body,
+                    message.reply_to, message.mentions,
+                )  # fmt: skip
+                for plugin, hook in self._send_hooks:
+                    hook(self._context.of(plugin), draft)
+                new_body = draft.body
+            return self._changes.edit(conversation, seq, new_body, load)
+
+        return self._write(write)
 
     def react(
         self, conversation: Conversation, seq: int, user_id: str, emoji: str, *, remove: bool = False
@@ -343,6 +355,7 @@ class ConversationsApi:
         for _ in range(_MAX_LOADS):
             shard.section.begin()
             try:
+                shard.section.hold()  # from its first look on: a check that another shard could overtake is none
                 result = handler(inner)
             except NotLoaded as exc:
                 shard.section.abandon()
@@ -360,6 +373,19 @@ class ConversationsApi:
                 return result
             await wanted.loader()
         raise Unavailable("this needs more loads than allowed")
+
+    def hold(self) -> None:
+        """Let no other shard change anything until this `def` handler has returned.
+
+        For a handler whose writes rest on what it looks at before (a role, say): without this another shard may change that
+        between the look and the first write. Hold, then look. What `transact` runs holds from the beginning.
+
+        Raises:
+            InternalError: no `def` handler runs.
+        """
+        if not self._shard.section.in_handler:
+            raise InternalError("hold is for def handlers; others use transact")
+        self._shard.section.hold()
 
     def open_direct(self, conversation_id: str, user_ids: Iterable[str]) -> Conversation:
         """Begin a direct conversation between users that exist; its first message creates it."""
@@ -444,6 +470,14 @@ class ConversationsApi:
         plugin = self._context.plugin.name
         self._write(lambda: self._membership.set_fact(conversation, plugin, value))
 
+    def peek_fact(self, conversation: Conversation, plugin: str) -> object | None:
+        """What another plugin keeps at a conversation; None: nothing that is in memory.
+
+        As long as it is the same object nothing of it has changed: so an answer of that plugin's can be used later, in a
+        critical section, where it cannot be asked.
+        """
+        return None if conversation.facts is None else conversation.facts.get(plugin)
+
     def _write(self, write: Callable[[], T]) -> T:
         return _in_section(self._shard, self._context, write)
 
@@ -470,8 +504,8 @@ class ConversationsApi:
         return await self._shard.store.missed(user_id, device_id)
 
     async def messages_after(self, missed: Missed, after_seq: int, limit: int) -> list[Message]:
-        """The next messages of one of these."""
-        return await self._shard.store.messages_after(missed.conversation_id, missed.number, after_seq, limit)
+        """The next messages of one of these; none if the user has left it meanwhile."""
+        return await self._shard.store.messages_after(missed, after_seq, limit)
 
     def confirm(self, session: Caller, rows: list[tuple[int, int]], *, is_first: bool) -> Pending:
         """Write what a session's device has confirmed; a cursor never goes back.
@@ -586,7 +620,8 @@ class AppContext:
         """
         if self.is_of_one_request and any(batch.state == FAILED for batch in self._unfinished):
             raise StorageUnavailable("what this push tells of could not be stored")
-        if any(batch.state == OPEN for batch in self._unfinished):
+        # Inside of a handler (`transact`, a listener) it rests on what that does, and is dropped with it.
+        if self._shard.section.in_handler or any(batch.state == OPEN for batch in self._unfinished):
             self._shard.push(user_ids, command, body, except_session)
         else:
             self._shard.push_committed(user_ids, command, body, except_session)

@@ -154,6 +154,7 @@ class Conversation:
         "last_rev",
         "last_seq",
         "members",
+        "members_counted",
         "newest_batch",
         "number",
         "open_seqs",
@@ -167,6 +168,8 @@ class Conversation:
         #: The row's key; None until the first message creates the row.
         self.number = number
         self.members = {member.user_id: member for member in members}
+        #: Of how many the bound on members in memory knows.
+        self.members_counted = 0
         #: Whom a message goes to at this place in the order.
         self.recipients = tuple(self.members)
         self.last_seq = 0

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 #: in use alone are more, the busiest ones forget their oldest keys before their time, which is logged.
 MAX_CONVERSATIONS = 100_000
 MAX_KEYS = 4_000_000  # of all conversations together; about 140 bytes each
+MAX_MEMBERS = 4_000_000  # as well; about 250 bytes each
 
 _SAY_AGAIN_MS = 60_000
 
@@ -98,6 +99,7 @@ class Conversations:
         self._last_number = last_number
         self._open_batch = open_batch
         self._keys_held = 0
+        self._members_held = 0
         self._evictions = 0  # a load that ran while this changed may be stale
         #: Members whose `read_seq` moved by a message of their own and is not yet in the table.
         self._dirty: list[tuple[Conversation, Member]] = []
@@ -155,6 +157,7 @@ class Conversations:
                 members = [Member(user_id) for user_id in dict.fromkeys(user_ids)]
                 conversation = Conversation(conversation_id, DIRECT, members)
                 self._by_id[conversation_id] = conversation
+                self.count_members(conversation)
             return conversation
 
     def _build(self, conversation_id: str, loaded: LoadedConversation | None, since_ms: int) -> Conversation:
@@ -169,7 +172,13 @@ class Conversations:
         conversation._keys_since_ms = since_ms + KEY_LIFE_MS
         conversation._keys = dict(loaded.recent)
         self._keys_held += conversation.key_count
+        self.count_members(conversation)
         return conversation
+
+    def count_members(self, conversation: Conversation) -> None:
+        """A conversation has other members than before. Hold the lock."""
+        self._members_held += len(conversation.members) - conversation.members_counted
+        conversation.members_counted = len(conversation.members)
 
     # ------------------------------------------------------------ changes: hold the lock
 
@@ -380,13 +389,14 @@ class Conversations:
             conversation.is_alive = False
             self.message_changes.forget(conversation)
             self._keys_held -= conversation.key_count
+            self._members_held -= conversation.members_counted
             if self._by_id.get(conversation.conversation_id) is conversation:
                 del self._by_id[conversation.conversation_id]
 
     def _evict(self) -> None:
         """Second chance: what was used since the hand last passed stays once more."""
         looked_at = 0
-        while (len(self._by_id) >= MAX_CONVERSATIONS or self._keys_held > MAX_KEYS) and looked_at < 1000:
+        while self._is_over() and looked_at < 1000:
             looked_at += 1
             conversation_id, conversation = next(iter(self._by_id.items()))
             is_pinned = conversation.newest_batch is not None and conversation.newest_batch.state != DURABLE
@@ -398,6 +408,10 @@ class Conversations:
             else:
                 self._drop(conversation)
                 self._evictions += 1
+
+    def _is_over(self) -> bool:
+        has_many = len(self._by_id) >= MAX_CONVERSATIONS or self._keys_held > MAX_KEYS or self._members_held > MAX_MEMBERS
+        return has_many and bool(self._by_id)
 
     def collect_dirty_cursors(self) -> tuple[list[tuple[int, str, int]] | None, int]:
         """Read cursors that ran ahead of the table by own messages. Hold the lock.

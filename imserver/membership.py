@@ -46,7 +46,7 @@ class Membership:
         change = self._all.next_snowflake()
         conversation.set_members({member.user_id: member for member in members[:_FIRST_MEMBERS]})
         batch = self._all.create(conversation, change)
-        conversation.set_members({member.user_id: member for member in members})
+        self._set(conversation, {member.user_id: member for member in members})
         batch.undo.append((conversation, partial(self._unopen, conversation, batch.opened)))
         rest = members[_FIRST_MEMBERS:]
         if rest:
@@ -54,12 +54,15 @@ class Membership:
             self._all.change(conversation, changes.enter(conversation.number, rest, change), _nothing)
         return conversation
 
-    @staticmethod
-    def _unopen(conversation: Conversation, opened: list[Any]) -> None:
+    def _unopen(self, conversation: Conversation, opened: list[Any]) -> None:
         opened.pop()  # newest first, as all is taken back
         conversation.number = None
         conversation.facts = None
-        conversation.set_members({})
+        self._set(conversation, {})
+
+    def _set(self, conversation: Conversation, members: dict[str, Member]) -> None:
+        conversation.set_members(members)
+        self._all.count_members(conversation)
 
     def add(self, conversation: Conversation, user_ids: Iterable[str], *, sees_all: bool) -> list[str]:
         """Let users belong to a conversation from this place in the order on; returns those who did not before.
@@ -77,8 +80,8 @@ class Membership:
         if new:
             statements = changes.enter(number, new, self._all.next_snowflake())
             before = conversation.members
-            self._all.change(conversation, statements, lambda: conversation.set_members(before))
-            conversation.set_members({**before, **{member.user_id: member for member in new}})
+            self._all.change(conversation, statements, lambda: self._set(conversation, before))
+            self._set(conversation, {**before, **{member.user_id: member for member in new}})
         return [member.user_id for member in new]
 
     def remove(self, conversation: Conversation, user_ids: Iterable[str]) -> list[str]:
@@ -88,8 +91,8 @@ class Membership:
         gone = {user_id: before[user_id] for user_id in user_ids if user_id in before}
         if gone:
             statements = changes.leave(number, list(gone.values()), conversation.last_seq, self._all.next_snowflake())
-            self._all.change(conversation, statements, lambda: conversation.set_members(before))
-            conversation.set_members({user_id: member for user_id, member in before.items() if user_id not in gone})
+            self._all.change(conversation, statements, lambda: self._set(conversation, before))
+            self._set(conversation, {user_id: member for user_id, member in before.items() if user_id not in gone})
         return list(gone)
 
     def hide(self, conversation: Conversation, member: Member) -> None:

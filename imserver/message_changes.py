@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from imserver.clock import Clock
     from imserver.conversations import Conversations
 
-#: Messages in memory to be changed, and the bytes of their bodies: beyond it the oldest that are durable go.
+#: Messages in memory to be changed, and the bytes of what they say: beyond it the oldest that are durable go.
 MAX_OPEN_MESSAGES = 10_000
 MAX_OPEN_BYTES = 64 << 20
+#: Of a user's name among mentions and reactions, in memory.
+_NAME_BYTES = 120
 
 #: Bounds on the reactions of one message: all of it goes to everybody with each one.
 MAX_EMOJI = 20
@@ -264,7 +266,11 @@ def _body_bytes(found: OpenMessage, content: tuple[bytes, ...], is_gone: bool) -
 
 
 def _size(found: OpenMessage | None) -> int:
-    return 0 if found is None else found.body_bytes
+    """About how many bytes of memory a client has filled by it."""
+    if found is None:
+        return 0
+    names = len(found.message.mentions or ()) + sum(map(len, found.state.reactions.values()))
+    return found.body_bytes + names * _NAME_BYTES
 
 
 def _has(conversation: Conversation, seq: int) -> bool:

@@ -74,6 +74,11 @@ class Section:
         self._writes = len(batch.writes)
         self._messages = len(batch.messages[self._shard_index])
 
+    def hold(self) -> None:
+        """Nobody else writes until the handler has returned. Only while one runs."""
+        self.enter()
+        self._depth -= 1
+
     def leave(self) -> None:
         """The write is done. Outside of a `def` handler each write is a section of its own."""
         self._depth -= 1

@@ -113,9 +113,10 @@ def take_content(number: int, seq: int, rev: int, state: bytes) -> Statement:
 
 def delete_content(number: int, seq: int, state: bytes | None) -> Statement:
     """A message is in no answer any more; its place stays, and its row is small."""
+    # One that was changed since somebody looked keeps a state: its `rev` is not in the order of `seq`.
     return (
-        "UPDATE messages SET state = ?, body = ?, extra = NULL, silent = 1, expires_at = 0 "
-        "WHERE conversation = ? AND seq = ?",
+        "UPDATE messages SET state = coalesce(?, CASE WHEN state IS NOT NULL THEN x'90' END), body = ?, extra = NULL, "
+        "silent = 1, expires_at = 0 WHERE conversation = ? AND seq = ?",
         (state, NO_BODY, number, seq),
     )
 

@@ -26,7 +26,8 @@ from imserver.protocol.message import Message
 from imserver.snowflake import first_at, sent_at_ms
 from imserver.storage.database import Database, Query, Row
 
-#: A page of messages is cut before its bodies are over this; what is missing comes with the next page.
+#: A page of messages is cut before what they say is over this (bodies, mentions, reactions; SYNC's newest messages, too);
+#: what is missing comes with the next page.
 PAGE_BYTES = 1 << 20
 
 #: Devices of one user whose confirmations are kept; a client that makes up a new id at each login fills these at most.
@@ -36,6 +37,8 @@ _OVER = (
     "SELECT m.id, c.conversation_id, m.seq, m.type, m.body, m.state, c.kind, m.expires_at FROM messages m "
     "JOIN conversations c ON c.number = m.conversation"
 )
+#: Of a message: as many bytes as it has in an answer, nearly.
+_SIZE = "length(body) + coalesce(length(extra), 0) + coalesce(length(state), 0)"
 _MESSAGE = "id, seq, rev, sender, client_id, type, body, expires_at, extra, state"
 
 
@@ -77,6 +80,7 @@ class Missed:
     number: int
     after_seq: int
     last_seq: int
+    user_id: str
 
 
 @attrs.frozen
@@ -236,11 +240,11 @@ class MessageStore:
             visible = "conversation = ? AND (expires_at IS NULL OR expires_at > ?) AND seq > ?"
             now_ms = self._clock.now_ms()
             new = query(
-                f"SELECT rev, seq, length(body) FROM messages WHERE {visible} AND state IS NULL ORDER BY seq LIMIT ?",
+                f"SELECT rev, seq, {_SIZE} FROM messages WHERE {visible} AND state IS NULL ORDER BY seq LIMIT ?",
                 (number, now_ms, max(low, first_visible), limit),
             )
             changed = query(
-                f"SELECT rev, seq, length(body) FROM messages WHERE {visible} AND state IS NOT NULL AND rev > ? "
+                f"SELECT rev, seq, {_SIZE} FROM messages WHERE {visible} AND state IS NOT NULL AND rev > ? "
                 "ORDER BY rev LIMIT ?",
                 (number, now_ms, first_visible, since_rev, limit),
             )
@@ -311,7 +315,7 @@ class MessageStore:
         From the beginning (0) those that the user has left or hidden are not among them: there is nothing to take away.
 
         Returns:
-            At most `limit` rows, and whether there are more.
+            At most `limit` rows, fewer where their newest messages would be over `PAGE_BYTES`; and whether there are more.
         """
 
         def read(query: Query) -> tuple[list[SyncRow], bool]:
@@ -343,12 +347,17 @@ class MessageStore:
             delivered: dict[int, int] = dict(
                 query("SELECT conversation, max(seq) FROM deliveries WHERE user_id = ? GROUP BY conversation", (user_id,))
             )
-            rows = []
+            rows: list[SyncRow] = []
+            page_bytes = 0
             for number, conversation_id, kind, joined, read_seq, hidden, muted, pinned, change in page[:limit]:
                 if joined is None:
                     rows.append(SyncRow(conversation_id, kind, read_seq, 0, read_seq, 0, 0, change, None, is_left=True))
                     continue
-                last = query(f"SELECT {_MESSAGE} FROM messages WHERE conversation = ? ORDER BY seq DESC LIMIT 1", (number,))
+                last_of = "FROM messages WHERE conversation = ? ORDER BY seq DESC LIMIT 1"
+                page_bytes += sum(size for (size,) in query(f"SELECT {_SIZE} {last_of}", (number,)))
+                if rows and page_bytes > PAGE_BYTES:
+                    break
+                last = query(f"SELECT {_MESSAGE} {last_of}", (number,))
                 last_message = _message(conversation_id, last[0]) if last else None
                 last_seq = last_message.seq if last_message else 0
                 if last_message is not None and self._is_over(last_message):
@@ -374,7 +383,7 @@ class MessageStore:
                         is_hidden=0 < hidden >= last_seq,
                     )
                 )
-            return rows, len(page) > limit
+            return rows, len(page) > len(rows)
 
         return await self._database.read_transaction(read)
 
@@ -393,15 +402,25 @@ class MessageStore:
                 "WHERE m.user_id = ? ORDER BY m.conversation",
                 (device_id, user_id),
             )
-            return [Missed(*row) for row in rows if row[3] > row[2]]
+            return [Missed(name, number, after, last, user_id) for name, number, after, last in rows if last > after]
 
         return await self._database.read_transaction(read)
 
-    async def messages_after(self, conversation_id: str, number: int, after_seq: int, limit: int) -> list[Message]:
-        """The next messages of a conversation, ascending."""
-        return await self._database.read_transaction(
-            lambda query: self._page(query, conversation_id, number, after_seq, _BEYOND, limit, is_forward=True)
-        )
+    async def messages_after(self, missed: Missed, after_seq: int, limit: int) -> list[Message]:
+        """The next messages of one of these, ascending; none for who has left meanwhile."""
+
+        def read(query: Query) -> list[Message]:
+            number = missed.number
+            visible = query(
+                "SELECT max(joined_seq, entered_seq, hidden_seq) FROM members WHERE conversation = ? AND user_id = ?",
+                (number, missed.user_id),
+            )
+            if not visible:
+                return []
+            low = max(after_seq, visible[0][0])
+            return self._page(query, missed.conversation_id, number, low, _BEYOND, limit, is_forward=True)
+
+        return await self._database.read_transaction(read)
 
     # ------------------------------------------------------------ pages
 
@@ -410,11 +429,11 @@ class MessageStore:
     ) -> list[Message]:
         """Messages with low < seq < high, ascending: the first `limit` of them, or the last.
 
-        Shorter where the bodies would be over `PAGE_BYTES`, but never empty unless there is nothing.
+        Shorter where it would be over `PAGE_BYTES`, but never empty unless there is nothing.
         """
         order = "ASC" if is_forward else "DESC"
         sizes = query(
-            "SELECT seq, length(body) FROM messages WHERE conversation = ? AND seq > ? AND seq < ? "
+            f"SELECT seq, {_SIZE} FROM messages WHERE conversation = ? AND seq > ? AND seq < ? "
             f"AND (expires_at IS NULL OR expires_at > ?) ORDER BY seq {order} LIMIT ?",
             (number, low, high, self._clock.now_ms(), limit),
         )
@@ -538,7 +557,7 @@ def _unchanged_through(query: Query, number: int, since_rev: int, last_seq: int)
 
 
 def _first_that_fit(sizes: Iterable[tuple[int, int]]) -> list[int]:
-    """The first `seq`s whose bodies together are within `PAGE_BYTES`; one at least, if there is one."""
+    """The first `seq`s of messages that together are within `PAGE_BYTES`; one at least, if there is one."""
     total = 0
     seqs: list[int] = []
     for seq, size in sizes:

@@ -1,4 +1,7 @@
-"""What this plugin does of its own accord: drop the requests to join whose time is over. No answer has them before that."""
+"""What this plugin does of its own accord: drop the requests to join whose time is over, and mutes of those who have gone.
+
+No answer has them before that.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +35,7 @@ async def run(ctx: AppContext) -> None:
 
 
 async def drop_expired(ctx: AppContext) -> int:
-    """One step; returns how many it dropped."""
-    (dropped,) = await ctx.db.write_all([store.drop_expired(ctx.clock.now_ms())])
-    return len(dropped)
+    """One step; returns how many it dropped of the kind that there was more of."""
+    now_ms = ctx.clock.now_ms()
+    dropped = await ctx.db.write_all([store.drop_expired(now_ms), store.drop_ended(now_ms)])
+    return max(len(rows) for rows in dropped)

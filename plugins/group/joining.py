@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from imserver.plugin import Conflict, NotFound, PermissionDenied
@@ -43,16 +44,22 @@ async def join(seats: Seats, ctx: Context, request: requests.JoinGroup) -> dict[
 
             if await durable(ctx.conversations.transact(write)):
                 return {"joined": True}
-    return {"request_id": await _ask(ctx, request, user_id)}
+    return {"request_id": await _ask(ctx, request, user_id, look)}
 
 
-async def _ask(ctx: Context, request: requests.JoinGroup, user_id: str) -> str:
+async def _ask(ctx: Context, request: requests.JoinGroup, user_id: str, look: Callable[[AppContext], object]) -> str:
+    """Store the request, if it is one still."""
     now_ms = ctx.clock.now_ms()
     new = store.Request(
         f"{now_ms:012x}{ctx.random.getrandbits(64):016x}", request.group_id, user_id, request.message, now_ms
     )
     expires_at = now_ms + round(ctx.settings.request_ttl_s * 1000)
-    *_, found = await durable(ctx.db.write_all(store.ask(new, expires_at, ctx.settings.max_requests)))
+
+    def write(inner: AppContext) -> Awaitable[list[Any]]:
+        look(inner)
+        return inner.db.write_all(store.ask(new, expires_at, ctx.settings.max_requests))
+
+    *_, found = await durable(await durable(ctx.conversations.transact(write)))
     if not found:
         raise Conflict("too many requests to join this group wait for an answer; try again later", error="request_limit")
     request_id: str = found[0][0]
@@ -70,7 +77,14 @@ def _tell_those_in_charge(ctx: AppContext, asked: store.Request) -> None:
 
 
 async def answer(seats: Seats, ctx: Context, request: requests.AnswerJoin) -> dict[str, Any]:
-    """4013 ANSWER_JOIN: by the owner or an admin."""
+    """4013 ANSWER_JOIN: by the owner or an admin; the first answer counts."""
+    with seats.answering(request.request_id) as is_first:
+        if not is_first:
+            raise Conflict("somebody else answers this request just now", error="answered")
+        return await _answer(seats, ctx, request)
+
+
+async def _answer(seats: Seats, ctx: Context, request: requests.AnswerJoin) -> dict[str, Any]:
     user_id = user_of(ctx)
     asked = await store.find_request(ctx.db, request.request_id, ctx.clock.now_ms())
     if asked is None:

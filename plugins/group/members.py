@@ -60,7 +60,8 @@ def enter(ctx: AppContext, conversation: Conversation, group: Group, user_ids: l
     if new:
         require_room(conversation, len(new), ctx.settings.max_members)
         ctx.conversations.add_members(conversation, new, history=group.history)
-        ctx.db.write_all(store.enter(group.group_id, new, ctx.clock.now_ms()))
+        now_ms = ctx.clock.now_ms()
+        ctx.db.write_all(store.enter(group.group_id, new, now_ms, group.mutes_of(new, now_ms)))
         tell(ctx, conversation, "joined", by, user_ids=new)
     return new
 
@@ -92,8 +93,11 @@ def _go(ctx: Context, conversation: Conversation, group: Group, gone: list[str],
     """End memberships. What is said of it is behind that: who has gone is pushed to, and has no message of it."""
     if gone:
         ctx.conversations.remove_members(conversation, gone)
-        ctx.conversations.set_fact(conversation, group.without(gone))
-        ctx.db.write_all(store.leave(group.group_id, gone))
+        now_ms = ctx.clock.now_ms()
+        left, forgotten = group.without(gone, conversation.members, now_ms)
+        ctx.conversations.set_fact(conversation, left)
+        statements = store.leave(group.group_id, gone, group.mutes_of(gone, now_ms))
+        ctx.db.write_all([*statements, *store.forget_mutes(group.group_id, forgotten)])
         tell(ctx, conversation, event, by, user_ids=gone, also=gone)
 
 
@@ -122,7 +126,7 @@ async def list_(ctx: Context, request: requests.ListMembers) -> dict[str, Any]:
 
 
 def set_role(ctx: Context, request: requests.SetRole) -> dict[str, Any]:
-    """4009 SET_ROLE: by the owner, who is an admin after handing the group over."""
+    """4009 SET_ROLE: by the owner, who is an admin after handing the group over, if there is room for one."""
     user_id, other_id = user_of(ctx), request.user_id
     conversation, group = find_own(ctx, request.group_id, user_id, least=OWNER)
     require_member(conversation, other_id)
@@ -135,9 +139,12 @@ def set_role(ctx: Context, request: requests.SetRole) -> dict[str, Any]:
     statements = []
     admins = group.admins - {other_id}
     if request.role == OWNER:
-        admins |= {user_id}
+        # Where there are as many admins as is allowed, who hands it over is a plain member.
+        if len(admins) < ctx.settings.max_admins:
+            admins |= {user_id}
         group = evolve(group, owner=other_id)
-        statements += [store.put(group), store.mark(group.group_id, user_id, ADMIN, group.muted_until.get(user_id, 0))]
+        own_role = ADMIN if user_id in admins else MEMBER
+        statements += [store.put(group), store.mark(group.group_id, user_id, own_role, group.muted_until.get(user_id, 0))]
     elif request.role == ADMIN:
         admins |= {other_id}
         if len(admins) > ctx.settings.max_admins:

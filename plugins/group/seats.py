@@ -1,4 +1,4 @@
-"""How many groups a user may belong to: exact, whatever happens at once.
+"""What is under way, so that a user's number of groups is exact and a request is answered once, whatever happens at once.
 
 The count is read from committed data. Who is about to add users says so first, and until that is durable or has failed: a
 count that was read meanwhile is short by those at most, and they are added to it.
@@ -24,6 +24,7 @@ class Seats:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._coming: Counter[str] = Counter()
+        self._answered: set[str] = set()
 
     @contextmanager
     def taking(self, user_ids: Sequence[str]) -> Iterator[None]:
@@ -38,6 +39,19 @@ class Seats:
                 for user_id in user_ids:
                     if not self._coming[user_id]:
                         del self._coming[user_id]
+
+    @contextmanager
+    def answering(self, request_id: str) -> Iterator[bool]:
+        """Around the look and the write of an answer to a request to join; whether nobody else is there."""
+        with self._lock:
+            is_first = request_id not in self._answered
+            self._answered.add(request_id)
+        try:
+            yield is_first
+        finally:
+            if is_first:
+                with self._lock:
+                    self._answered.discard(request_id)
 
     async def full(self, ctx: AppContext, user_ids: Sequence[str]) -> set[str]:
         """Who of these belongs to as many groups as is allowed. Call it inside `taking`."""

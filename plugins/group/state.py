@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from attrs import evolve, field, frozen
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 OWNER: Final = "owner"
 ADMIN: Final = "admin"
 MEMBER: Final = "member"
+#: Mutes of one group that are kept for who has gone and may come back.
+MAX_AWAY: Final = 1000
 _RANKS: Final = {OWNER: 2, ADMIN: 1, MEMBER: 0}
 
 
@@ -24,7 +26,7 @@ class Group:
     """What is known of a group beside its members, who are the conversation's.
 
     muted: only its owner and its admins may write.
-    muted_until: by member; times in milliseconds since the Unix epoch.
+    muted_until: by member, or who was one; times in milliseconds since the Unix epoch.
     """
 
     group_id: str
@@ -50,11 +52,25 @@ class Group:
         """Whether a member has a say over another one."""
         return _RANKS[self.role_of(user_id)] > _RANKS[self.role_of(other_id)]
 
-    def without(self, user_ids: list[str]) -> Group:
-        """After these have gone."""
-        gone = set(user_ids)
-        mutes = {user_id: until for user_id, until in self.muted_until.items() if user_id not in gone}
-        return evolve(self, admins=self.admins - gone, muted_until=mutes)
+    def mutes_of(self, user_ids: Iterable[str], now_ms: int) -> dict[str, int]:
+        """Until when those of these are muted who are."""
+        ends = ((user_id, self.muted_until.get(user_id, 0)) for user_id in user_ids)
+        return {user_id: until for user_id, until in ends if until > now_ms}
+
+    def without(self, user_ids: list[str], members: Container[str], now_ms: int) -> tuple[Group, list[str]]:
+        """After these have gone. Their mutes stay, so that nobody is rid of one by going and coming back.
+
+        Returns it, and whose mutes are forgotten nevertheless: those that are over, and those nearest to their end beyond
+        `MAX_AWAY`.
+        """
+        mutes = self.muted_until
+        forgotten: list[str] = []
+        if any(user_id in mutes for user_id in user_ids):
+            away = sorted((until, user_id) for user_id, until in mutes.items() if user_id not in members)
+            over = sum(until <= now_ms for until, _ in away)
+            forgotten = [user_id for _, user_id in away[: max(over, len(away) - MAX_AWAY)]]
+            mutes = {user_id: until for user_id, until in mutes.items() if user_id not in set(forgotten)}
+        return evolve(self, admins=self.admins - set(user_ids), muted_until=mutes), forgotten
 
 
 def conversation_id_of(group_id: str) -> str:
@@ -77,7 +93,7 @@ def find(ctx: AppContext, group_id: str) -> tuple[Conversation, Group]:
 
 
 def find_own(ctx: AppContext, group_id: str, user_id: str, *, least: str = MEMBER) -> tuple[Conversation, Group]:
-    """A group of a user's.
+    """A group of a user's. It stays as it is until the handler has returned.
 
     Args:
         least: the role that the user must have.
@@ -86,6 +102,7 @@ def find_own(ctx: AppContext, group_id: str, user_id: str, *, least: str = MEMBE
         NotFound, NotLoaded: see `find`.
         PermissionDenied: the user is no member, or has too low a role.
     """
+    ctx.conversations.hold()
     conversation, group = find(ctx, group_id)
     if user_id not in conversation.members:
         raise PermissionDenied("you are no member of this group", error="not_a_member")

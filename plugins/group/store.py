@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from attrs import frozen
@@ -49,11 +50,19 @@ MIGRATIONS = (
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX group_requests_expiring ON group_requests (expires_at);
     """,
+    """
+    -- mutes of those who have gone and may come back
+    CREATE TABLE group_mutes (
+        group_id TEXT NOT NULL, user_id TEXT NOT NULL, muted_until INTEGER NOT NULL, PRIMARY KEY (group_id, user_id)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX group_mutes_ending ON group_mutes (muted_until);
+    """,
 )
 
 #: Rows dropped in one step of the cleanup.
 CHUNK: Final = 500
 _ROWS_PER_STATEMENT: Final = 1000
+NOBODY: Final[Mapping[str, int]] = MappingProxyType({})
 _GROUP = "group_id, name, owner, avatar, announcement, join_by, history, muted, created_at, dismissed_at"
 
 
@@ -61,7 +70,10 @@ _GROUP = "group_id, name, owner, avatar, announcement, join_by, history, muted, 
 
 
 async def load(db: Database, group_id: str) -> tuple[Row, list[Row]] | None:
-    """A group's row, and (user_id, role, muted_until) of the members of whom there is something to say."""
+    """A group's row, and (user_id, role, muted_until) of the members of whom there is something to say.
+
+    Those who have gone and are muted are among them.
+    """
 
     def read(query: Any) -> tuple[Row, list[Row]] | None:
         found = query(f"SELECT {_GROUP} FROM groups WHERE group_id = ?", (group_id,))
@@ -69,7 +81,8 @@ async def load(db: Database, group_id: str) -> tuple[Row, list[Row]] | None:
             return None
         special = query(
             "SELECT user_id, role, muted_until FROM group_members "
-            "WHERE group_id = ? AND (role <> 'member' OR muted_until > 0)",
+            "WHERE group_id = ?1 AND (role <> 'member' OR muted_until > 0) "
+            "UNION ALL SELECT user_id, 'member', muted_until FROM group_mutes WHERE group_id = ?1",
             (group_id,),
         )
         return found[0], special
@@ -147,23 +160,42 @@ def put(group: Group) -> Statement:
     return f"INSERT OR REPLACE INTO groups ({_GROUP}) VALUES (?,?,?,?,?,?,?,?,?,?)", values
 
 
-def enter(group_id: str, user_ids: Sequence[str], now_ms: int) -> list[Statement]:
-    """Members come; what they asked for is answered by that."""
+def enter(group_id: str, user_ids: Sequence[str], now_ms: int, mutes: Mapping[str, int] = NOBODY) -> list[Statement]:
+    """Members come; what they asked for is answered by that.
+
+    Args:
+        mutes: until when those are muted who are, from an earlier time here.
+    """
     statements: list[Statement] = []
     for part in _parts(user_ids):
-        values = ",".join(["(?,?,'member',0,?)"] * len(part))
-        rows = [value for user_id in part for value in (group_id, user_id, now_ms)]
+        values = ",".join(["(?,?,'member',?,?)"] * len(part))
+        rows = [value for user_id in part for value in (group_id, user_id, mutes.get(user_id, 0), now_ms)]
         names = "group_id, user_id, role, muted_until, joined_at"
         statements.append((f"INSERT INTO group_members ({names}) VALUES {values}", rows))
         marks = ",".join("?" * len(part))
         statements.append((f"DELETE FROM group_requests WHERE group_id = ? AND user_id IN ({marks})", [group_id, *part]))
+        if mutes:
+            statements.append((f"DELETE FROM group_mutes WHERE group_id = ? AND user_id IN ({marks})", [group_id, *part]))
     return statements
 
 
-def leave(group_id: str, user_ids: Sequence[str]) -> list[Statement]:
-    """Members go."""
-    return [
+def leave(group_id: str, user_ids: Sequence[str], mutes: Mapping[str, int] = NOBODY) -> list[Statement]:
+    """Members go; their mutes stay."""
+    statements: list[Statement] = [
         (f"DELETE FROM group_members WHERE group_id = ? AND user_id IN ({','.join('?' * len(part))})", [group_id, *part])
+        for part in _parts(user_ids)
+    ]
+    statements += [
+        ("INSERT OR REPLACE INTO group_mutes VALUES (?, ?, ?)", (group_id, user_id, until))
+        for user_id, until in mutes.items()
+    ]
+    return statements
+
+
+def forget_mutes(group_id: str, user_ids: Sequence[str]) -> list[Statement]:
+    """Of those who have gone."""
+    return [
+        (f"DELETE FROM group_mutes WHERE group_id = ? AND user_id IN ({','.join('?' * len(part))})", [group_id, *part])
         for part in _parts(user_ids)
     ]
 
@@ -173,6 +205,7 @@ def dismiss(group_id: str) -> list[Statement]:
     return [
         ("DELETE FROM group_members WHERE group_id = ?", (group_id,)),
         ("DELETE FROM group_requests WHERE group_id = ?", (group_id,)),
+        ("DELETE FROM group_mutes WHERE group_id = ?", (group_id,)),
     ]
 
 
@@ -220,6 +253,15 @@ def drop_expired(now_ms: int) -> Statement:
     return (
         "DELETE FROM group_requests WHERE request_id IN "
         "(SELECT request_id FROM group_requests WHERE expires_at <= ? LIMIT ?) RETURNING request_id",
+        (now_ms, CHUNK),
+    )
+
+
+def drop_ended(now_ms: int) -> Statement:
+    """As `drop_expired`: mutes of those who have gone that are over."""
+    return (
+        "DELETE FROM group_mutes WHERE (group_id, user_id) IN "
+        "(SELECT group_id, user_id FROM group_mutes WHERE muted_until <= ? LIMIT ?) RETURNING user_id",
         (now_ms, CHUNK),
     )
 

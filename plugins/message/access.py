@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from imserver.plugin import (
     AppContext,
@@ -18,6 +20,8 @@ from imserver.plugin import (
 )
 
 GET_USER = 1006
+
+_T = TypeVar("_T")
 
 _USER_ID = re.compile(r"[A-Za-z0-9_.@-]{1,64}")  # wire protocol, section 3
 
@@ -83,6 +87,25 @@ def conversation_for_read(ctx: Context, found: Conversation | None, conversation
         raise NotFound("there is no such group")
     if user_of(ctx) not in parties_of(conversation_id):
         raise PermissionDenied("you are not part of this conversation")
+    return None
+
+
+async def read_as_member(ctx: Context, conversation_id: str, read: Callable[[int], Awaitable[_T]]) -> _T | None:
+    """What `read(first_visible)` gives of a conversation; None for a direct one that has not begun.
+
+    Who is removed while it is read gets nothing: what was read may be from after that.
+
+    Raises:
+        NotFound, PermissionDenied, InvalidBody: see `conversation_for_read`.
+    """
+    member = conversation_for_read(ctx, await ctx.conversations.fetch(conversation_id), conversation_id)
+    while member is not None:
+        first_visible = member.first_visible
+        found = await read(first_visible)
+        # What is committed is in memory already: if they were still a member at the read, they are one here.
+        member = conversation_for_read(ctx, await ctx.conversations.fetch(conversation_id), conversation_id)
+        if member is not None and member.first_visible == first_visible:
+            return found
     return None
 
 

@@ -2,41 +2,57 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from imserver.plugin import InvalidBody, NotFound, PermissionDenied, check_body
+from imserver.plugin import InvalidBody, NotFound, PermissionDenied, Unavailable, check_body
 from imserver_plugins.message.access import conversation_for_read, user_of
 
 if TYPE_CHECKING:
     from imserver.plugin import Context, Conversation, Draft, Message
     from imserver_plugins.message.requests import Edit, React, Recall
 
+GROUP_PLUGIN: Final = "group"
 GET_GROUP = 4002
 MESSAGE_CHANGED: Final = 5003
 
-#: What `before_send` hooks see as the type of a reaction: who may not write may not react either.
+#: What `before_send` hooks see as the types of a reaction and of typing: who may not write may do neither. No message has
+#: one of these types, so that no hook takes one for what it lets pass.
 REACTION: Final = "reaction"
+TYPING: Final = "typing"
+
+#: How often the roles in a group may change under a RECALL.
+_MAX_LOOKS: Final = 8
 
 
 async def recall(ctx: Context, request: Recall, window_s: float) -> dict[str, Any]:
     """2005: by the sender within the window, or by a group's owner or admin at any time."""
-    found = await ctx.conversations.fetch(request.conversation_id)
-    conversation_for_read(ctx, found, request.conversation_id)  # before anything is said of the group
-    moderates = await _moderates(ctx, request.conversation_id)
+    for _ in range(_MAX_LOOKS):
+        found = await ctx.conversations.fetch(request.conversation_id)
+        conversation_for_read(ctx, found, request.conversation_id)  # before anything is said of the group
+        roles = None if found is None else ctx.conversations.peek_fact(found, GROUP_PLUGIN)
+        moderates = await _moderates(ctx, request.conversation_id)
+        if await ctx.conversations.transact(partial(_recall, request, window_s, moderates, roles)):
+            return {}
+    raise Unavailable("the roles in this group change too fast; try again")
 
-    def write(inner: Context) -> None:
-        conversation, message = visible_message(inner, request.conversation_id, request.seq)
+
+def _recall(request: Recall, window_s: float, moderates: bool, roles: object, ctx: Context) -> bool:
+    """False: the roles may be others than when the group was asked for them, and matter here."""
+    conversation, message = visible_message(ctx, request.conversation_id, request.seq)
+    is_own = message.sender == user_of(ctx)
+    is_late = not message.recalled and ctx.clock.now_ms() - message.sent_at > window_s * 1000
+    if not is_own or is_late:
         if not moderates:
-            if message.sender != user_of(inner):
+            if not is_own:
                 raise PermissionDenied("only its sender may recall a message, or the group's owner or an admin")
-            if not message.recalled and inner.clock.now_ms() - message.sent_at > window_s * 1000:
-                raise PermissionDenied(f"a message can be recalled for {window_s:g} s", error="recall_window")
-        recalled = inner.messages.recall(conversation, request.seq)
-        if recalled is not None:
-            _tell(inner, conversation, recalled, "recalled", {"recalled": True})
-
-    await ctx.conversations.transact(write)
-    return {}
+            raise PermissionDenied(f"a message can be recalled for {window_s:g} s", error="recall_window")
+        if roles is None or ctx.conversations.peek_fact(conversation, GROUP_PLUGIN) is not roles:
+            return False
+    recalled = ctx.messages.recall(conversation, request.seq)
+    if recalled is not None:
+        _tell(ctx, conversation, recalled, "recalled", {"recalled": True})
+    return True
 
 
 async def _moderates(ctx: Context, conversation_id: str) -> bool:
@@ -52,6 +68,7 @@ async def _moderates(ctx: Context, conversation_id: str) -> bool:
 
 def edit(ctx: Context, request: Edit) -> dict[str, Any]:
     """2006: by the sender. The hooks of SEND judge the new body as they did the first."""
+    ctx.conversations.hold()
     conversation, message = visible_message(ctx, request.conversation_id, request.seq)
     if message.sender != user_of(ctx):
         raise PermissionDenied("only its sender may edit a message")
@@ -65,6 +82,7 @@ def edit(ctx: Context, request: Edit) -> dict[str, Any]:
 
 def react(ctx: Context, request: React, draft: Draft) -> dict[str, Any]:
     """2007: by everybody who sees the message and may write here; taking a reaction back is always allowed."""
+    ctx.conversations.hold()
     conversation, _ = visible_message(ctx, request.conversation_id, request.seq)
     if not request.remove:
         ctx.messages.check(draft)
@@ -110,6 +128,7 @@ def _tell(ctx: Context, conversation: Conversation, message: Message, change: st
     by = user_of(ctx)
     what = {"conversation_id": conversation.conversation_id, "seq": message.seq, "by": by, **state}
     # Who came later than the message does not see it, nor what becomes of it.
-    told = [member.user_id for member in conversation.members.values() if member.first_visible < message.seq]
+    seq = message.seq
+    told = [one.user_id for one in conversation.members.values() if one.joined_seq < seq and one.hidden_seq < seq]
     ctx.push(told, MESSAGE_CHANGED, {**what, "rev": message.rev, "change": change}, except_session=ctx.session)
     ctx.emit(f"message.{change}", message_id=message.message_id, **what)

@@ -16,8 +16,10 @@ from imserver.plugin import (
     InvalidBody,
     NotFound,
     NotLoaded,
+    PermissionDenied,
     Plugin,
     PluginError,
+    Stored,
     TooLarge,
     command,
     invalid_body,
@@ -25,12 +27,7 @@ from imserver.plugin import (
     on_event,
 )
 from imserver_plugins.message import changing, keeping, preferences
-from imserver_plugins.message.access import (
-    conversation_for_read,
-    conversation_for_send,
-    others_of,
-    user_of,
-)
+from imserver_plugins.message.access import conversation_for_send, others_of, read_as_member, user_of
 from imserver_plugins.message.composing import TYPINGS_PER_SECOND, tell_typing
 from imserver_plugins.message.requests import (
     MAX_BATCH,
@@ -51,6 +48,7 @@ from imserver_plugins.message.requests import (
 
 MESSAGE, READ = 5001, 5004
 _CLIENT_ID_MAX_BYTES = 64
+_NO_TYPES = frozenset({changing.REACTION, changing.TYPING})
 #: Names in an answer to RECEIPTS; the counts go on beyond.
 MAX_READERS = 10_000
 
@@ -91,31 +89,39 @@ class MessagePlugin(Plugin):
     @command(2001, request=Send)
     def send(self, ctx: Context, request: Send) -> dict[str, Any]:
         """Store a message and push it to every other device of every member; the answer means it is durable."""
-        conversation = conversation_for_send(ctx, request.to, request.conversation_id)
         if type(request.body) is not str:
             changing.check_content(request.type, request.body)
         client_id = request.client_id
         if not client_id.isascii() and len(client_id.encode()) > _CLIENT_ID_MAX_BYTES:
             raise InvalidBody(f"client_id has over {_CLIENT_ID_MAX_BYTES} bytes", field="client_id")
-        draft = _draft(ctx, conversation, request)
+        if not request.store:
+            return self._send_fleeting(ctx, request)
+        try:
+            conversation = conversation_for_send(ctx, request.to, request.conversation_id)
+            draft = _draft(ctx, conversation.conversation_id, request)
+            if request.reply_to is not None:
+                _check_reply(ctx, conversation, request.reply_to)
+        except (PermissionDenied, NotFound):
+            known = _accepted_before(ctx, request)
+            if known is None:
+                raise
+            return _answer_of(known)
+        stored = ctx.messages.append(conversation, draft)
+        if stored.message is not None:
+            ctx.push(conversation.recipients, MESSAGE, stored.message, except_session=ctx.session)
+        return _answer_of(stored)
+
+    @staticmethod
+    def _send_fleeting(ctx: Context, request: Send) -> dict[str, Any]:
+        """A message to those who are there, which nobody keeps."""
+        ctx.conversations.hold()
+        conversation = conversation_for_send(ctx, request.to, request.conversation_id)
+        draft = _draft(ctx, conversation.conversation_id, request)
         if request.reply_to is not None:
             _check_reply(ctx, conversation, request.reply_to)
-        if not request.store:
-            fleeting = ctx.messages.fleeting(draft)
-            ctx.push(conversation.recipients, MESSAGE, fleeting, except_session=ctx.session)
-            return {key: fleeting[key] for key in ("conversation_id", "message_id", "sent_at")}
-        stored = ctx.messages.append(conversation, draft)
-        answer = {
-            "conversation_id": stored.conversation_id,
-            "seq": stored.seq,
-            "message_id": stored.message_id,
-            "sent_at": stored.sent_at,
-        }
-        if stored.message is None:
-            answer["duplicate"] = True
-        else:
-            ctx.push(conversation.recipients, MESSAGE, stored.message, except_session=ctx.session)
-        return answer
+        fleeting = ctx.messages.fleeting(draft)
+        ctx.push(conversation.recipients, MESSAGE, fleeting, except_session=ctx.session)
+        return {key: fleeting[key] for key in ("conversation_id", "message_id", "sent_at")}
 
     @command(2011, request=SendBatch)
     def send_batch(self, ctx: Context, request: SendBatch) -> dict[str, Any]:
@@ -141,7 +147,7 @@ class MessagePlugin(Plugin):
             if isinstance(one, Send):
                 try:
                     conversation = conversation_for_send(ctx, one.to, one.conversation_id)
-                    ctx.messages.check(_draft(ctx, conversation, one))
+                    ctx.messages.check(_draft(ctx, conversation.conversation_id, one))
                 except NotLoaded as exc:
                     wanted.append(exc)
                 except ImError:
@@ -199,7 +205,7 @@ class MessagePlugin(Plugin):
     def typing(self, ctx: Context, request: Typing) -> dict[str, Any]:
         """Tell the other members that this user types, or has stopped. Nothing is stored."""
         conversation = conversation_for_send(ctx, request.to, request.conversation_id)
-        ctx.messages.check(Draft(conversation.conversation_id, user_of(ctx), "typing", "typing", None))
+        ctx.messages.check(Draft(conversation.conversation_id, user_of(ctx), "typing", changing.TYPING, None))
         tell_typing(ctx, conversation, on=request.on)
         return {}
 
@@ -220,17 +226,19 @@ class MessagePlugin(Plugin):
     @command(2002, request=Pull)
     async def pull(self, ctx: Context, request: Pull) -> dict[str, Any]:
         """A page of a conversation, ascending by `seq`; without bounds the newest."""
-        found = await ctx.conversations.fetch(request.conversation_id)
-        member = conversation_for_read(ctx, found, request.conversation_id)
-        if member is None:
-            return {"messages": [], "first_seq": 0, "last_seq": 0}
-        page = await ctx.messages.history(
+        page = await read_as_member(
+            ctx,
             request.conversation_id,
-            first_visible=member.first_visible,
-            after_seq=request.after_seq,
-            before_seq=request.before_seq,
-            limit=request.limit,
+            lambda first_visible: ctx.messages.history(
+                request.conversation_id,
+                first_visible=first_visible,
+                after_seq=request.after_seq,
+                before_seq=request.before_seq,
+                limit=request.limit,
+            ),
         )
+        if page is None:
+            return {"messages": [], "first_seq": 0, "last_seq": 0}
         return {"messages": page.messages, "first_seq": page.first_seq, "last_seq": page.last_seq}
 
     @command(2003, request=Sync)
@@ -270,24 +278,29 @@ class MessagePlugin(Plugin):
     @command(2014, request=Changes)
     async def changes(self, ctx: Context, request: Changes) -> dict[str, Any]:
         """The present state of what changed after `since_rev`, in `rev` order."""
-        found = await ctx.conversations.fetch(request.conversation_id)
-        member = conversation_for_read(ctx, found, request.conversation_id)
-        if member is None:
-            return {"messages": [], "last_rev": 0, "more": False}
-        messages, last_rev = await ctx.messages.changes(
+        found = await read_as_member(
+            ctx,
             request.conversation_id,
-            first_visible=member.first_visible,
-            since_rev=request.since_rev,
-            limit=request.limit + 1,
+            lambda first_visible: ctx.messages.changes(
+                request.conversation_id,
+                first_visible=first_visible,
+                since_rev=request.since_rev,
+                limit=request.limit + 1,
+            ),
         )
+        if found is None:
+            return {"messages": [], "last_rev": 0, "more": False}
+        messages, last_rev = found
         page = messages[: request.limit]
         # A page ends by its bytes, too. What is left may be invisible: then the next page is empty, and the last.
         return {"messages": page, "last_rev": last_rev, "more": bool(page) and page[-1].rev < last_rev}
 
 
-def _draft(ctx: Context, conversation: Conversation, request: Send) -> Draft:
+def _draft(ctx: Context, conversation_id: str, request: Send) -> Draft:
+    if request.type in _NO_TYPES:
+        raise InvalidBody(f"{request.type} is no type of a message: there is a command for it", field="type")
     return Draft(
-        conversation.conversation_id,
+        conversation_id,
         user_of(ctx),
         request.client_id,
         request.type,
@@ -296,6 +309,27 @@ def _draft(ctx: Context, conversation: Conversation, request: Send) -> Draft:
         request.mentions,
         request.expires_in_ms,
     )
+
+
+def _accepted_before(ctx: Context, request: Send) -> Stored | None:
+    """What became of a message whose sender may not send it now, if it comes again."""
+    conversation_id = request.conversation_id
+    conversation = None if conversation_id is None else ctx.conversations.require(conversation_id)
+    if conversation is None:
+        return None
+    return ctx.messages.find_duplicate(conversation, _draft(ctx, conversation.conversation_id, request))
+
+
+def _answer_of(stored: Stored) -> dict[str, Any]:
+    answer = {
+        "conversation_id": stored.conversation_id,
+        "seq": stored.seq,
+        "message_id": stored.message_id,
+        "sent_at": stored.sent_at,
+    }
+    if stored.message is None:
+        answer["duplicate"] = True
+    return answer
 
 
 def _check_reply(ctx: Context, conversation: Conversation, seq: int) -> None:

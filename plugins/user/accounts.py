@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from imserver.plugin import Conflict, ConstraintViolated, NotAuthenticated, PermissionDenied, RateLimited, auth
+from imserver.plugin import Conflict, ConstraintViolated, InvalidBody, NotAuthenticated, PermissionDenied, RateLimited, auth
 from imserver_plugins.user import store
 from imserver_plugins.user.guesses import compare
 from imserver_plugins.user.sessions import after_revocation, tokens_of, with_its_token
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 # those have 64 characters at most, and AUTH takes any, so it would be a new bucket at each connection.
 _LOGGED_IN = "logged in".ljust(65)
 
+#: Stands for all members among the mentions of a message to a group.
+_EVERYBODY = "@all"
+
 _EXISTS = "this user id is taken; choose another"
 
 
@@ -28,6 +31,8 @@ async def register(state: State, ctx: Context, request: Register) -> dict[str, A
     is_back_end = ctx.session.scopes is not None
     if not (state.is_registration_open or is_back_end):
         raise PermissionDenied("this server takes no registrations")
+    if request.user_id == _EVERYBODY:
+        raise InvalidBody("this id stands for everybody in mentions; choose another one", field="user_id")
     auth.check_new_password(request.password, user_id=request.user_id)
     address = state.limited_address(ctx.session.address)
     if state.registrations is not None and address is not None and not is_back_end:

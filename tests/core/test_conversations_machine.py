@@ -20,6 +20,7 @@ from imserver.conversation import KEY_LIFE_MS, Draft, State, proof_of, write_sta
 from imserver.conversations import Conversations
 from imserver.errors import Conflict, NotFound, NotLoaded, PermissionDenied, StorageUnavailable
 from imserver.journal import Write
+from imserver.message_changes import _size
 from imserver.protocol.body import encode_msgpack
 from imserver.section import Section
 from imserver.snowflake import Snowflakes
@@ -549,7 +550,9 @@ class Machine(RuleBasedStateMachine):
                 self.check_open(name, seq)
         assert self.conversations._keys_held == held, "the bound on keys counts wrong"
         changes = self.conversations.message_changes
-        assert changes._open_bytes == sum(found.body_bytes for found in changes._open.values() if found is not None)
+        assert changes._open_bytes == sum(map(_size, changes._open.values())), "the bound on bytes counts wrong"
+        members = sum(len(found.members) for found in self.conversations._by_id.values())
+        assert self.conversations._members_held == members, "the bound on members counts wrong"
 
     def check_open(self, name, seq):
         found, known = self.conversations.message_changes._open[name, seq], self.memory.message(name, seq)

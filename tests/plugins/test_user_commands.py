@@ -320,6 +320,13 @@ async def server(tmp_path: Path) -> Server:
 # ---------------------------------------------------------------- register
 
 
+async def test_nobody_is_called_everybody(server: Server) -> None:
+    """`@all` mentions all members of a group; it is nobody's name."""
+    with pytest.raises(InvalidBody) as refused:
+        await server.connect().register(user_id="@all", password=PASSWORD)
+    assert refused.value.field == "user_id"
+
+
 async def test_register_and_login_answer_as_the_protocol_says(server: Server) -> None:
     """The fields of 1001 and 1002, no more and no less; the password is stored as a hash alone."""
     client = server.connect()
