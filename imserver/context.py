@@ -13,6 +13,7 @@ from imserver.conversation import Draft
 from imserver.errors import Conflict, ImError, InternalError, NotLoaded, StorageUnavailable, Unavailable
 from imserver.journal import FAILED, OPEN, Batch, Write, write_result
 from imserver.protocol.message import Message
+from imserver.send_hooks import BoundHooks
 from imserver.snowflake import sent_at_ms
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class MessagesApi:
         self._section = shard.section
         self._append = shard.conversations.append
         self._find_duplicate = shard.conversations.find_duplicate
-        self._send_hooks = context.send_hooks
+        self._send_hooks = BoundHooks(shard.send_hooks, context)
         self._changes = shard.conversations.message_changes
 
     def append(self, conversation: Conversation, draft: Draft) -> Stored:
@@ -131,8 +132,7 @@ class MessagesApi:
         section.enter()  # what a hook allows must still be so at the message's place in the order
         try:
             try:
-                for plugin, hook in self._send_hooks:
-                    hook(self._context.of(plugin), draft)
+                self._send_hooks.run(draft)
             except NotLoaded:
                 raise
             except ImError:
@@ -207,8 +207,7 @@ class MessagesApi:
                     conversation.conversation_id, message.sender, message.client_id, message.type, body,
                     message.reply_to, message.mentions,
                 )  # fmt: skip
-                for plugin, hook in self._send_hooks:
-                    hook(self._context.of(plugin), draft)
+                self._send_hooks.run(draft)
                 new_body = draft.body
             return self._changes.edit(conversation, seq, new_body, load)
 
@@ -279,13 +278,11 @@ class MessagesApi:
             ImError: a hook refused it.
             NotLoaded: something is not in memory; let it pass.
         """
-        for plugin, hook in self._send_hooks:
-            hook(self._context.of(plugin), draft)
+        self._send_hooks.run(draft)
 
     def fleeting(self, draft: Draft) -> dict[str, Any]:
         """A message that is pushed and never stored: it has an id and a time but no `seq`. Runs the `before_send` hooks."""
-        for plugin, hook in self._send_hooks:
-            hook(self._context.of(plugin), draft)
+        self._send_hooks.run(draft)
         snowflake = self._shard.next_snowflake()
         message = {
             "conversation_id": draft.conversation_id,
@@ -564,7 +561,6 @@ class AppContext:
         #: The batches that this context wrote to and that `wait_durable` has not seen the end of.
         self._unfinished: list[Batch] = []
         #: The plugins' `before_send`; the router fills it in when all plugins have their contexts.
-        self.send_hooks: list[tuple[str, Callable[[AppContext, Draft], None]]] = shard.send_hooks
         self._make_apis()
 
     def _make_apis(self) -> None:

@@ -45,8 +45,8 @@ class Hooks:
         self._connect_hooks = self._hooks(registry.plugins, "on_connect")
         self._login_hooks = self._hooks(registry.plugins, "on_login")
         self._disconnect_hooks = self._hooks(registry.plugins, "on_disconnect")
-        # In place: the contexts have the list. What one of these raises reaches the sender.
-        self._shard.send_hooks[:] = self._hooks(registry.plugins, "before_send")
+        # What one of these raises reaches the sender.
+        self._shard.send_hooks.replace(plugin for plugin in registry.plugins if "before_send" in overridden(type(plugin)))
         self._commit_hooks = self._hooks(registry.plugins, "after_commit")
         self._listeners = registry.listeners
 

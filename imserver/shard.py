@@ -23,6 +23,7 @@ from imserver.protocol.frame import FORM
 from imserver.reactor import Reactor
 from imserver.router import Router, refusal_of
 from imserver.section import Section
+from imserver.send_hooks import SendHooks
 from imserver.session import GOAWAY, Session
 from imserver.wheel import RESOLUTION_S, Wheel
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from imserver.commands import CommandTable
     from imserver.config import Config
     from imserver.context import AppContext
-    from imserver.conversation import Conversation, Draft, Member
+    from imserver.conversation import Conversation, Member
     from imserver.conversations import Conversations
     from imserver.directory import Directory
     from imserver.figures import Figures
@@ -113,7 +114,7 @@ class Shard:
         self._tls_failures = 0
         self._tls_said_at = -1.0
         #: The plugins' `before_send` hooks.
-        self.send_hooks: list[tuple[str, Callable[[AppContext, Draft], None]]] = []
+        self.send_hooks = SendHooks()
         self.worker_limiter = trio.CapacityLimiter(8)
         self.router = Router(self, registry, table, caches)
 

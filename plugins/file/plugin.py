@@ -45,6 +45,7 @@ class FilePlugin(Plugin):
     """Files: uploads, downloads, who may read them, and when they go."""
 
     name = "file"
+    before_send_texts = False
     requires = ("user",)
     Settings = Settings
     migrations = MIGRATIONS

@@ -18,6 +18,7 @@ class FriendPlugin(Plugin):
     """Friends and blocks: commands 3001 to 3009."""
 
     name = "friend"
+    before_send_kinds = ("direct",)
     requires = ("user",)
     wants = ("message",)
     Settings = Settings

@@ -18,6 +18,7 @@ class GroupPlugin(Plugin):
     """Groups: commands 4001 to 4013."""
 
     name = "group"
+    before_send_kinds = ("group",)
     requires = ("user", "message")
     Settings = Settings
     migrations: ClassVar[Sequence[str]] = store.MIGRATIONS
