@@ -63,6 +63,6 @@ def refusal_of(frame: bytes, rid: int) -> bytes:
 def over_rate(excess_s: float) -> RateLimited:
     """It is one too many, by so much."""
     return RateLimited(
-        "more requests a second than limits.requests_per_second allows",
+        "too many requests in so short a time, of this connection or of this command of its",
         retry_after_ms=max(1, int(excess_s * 1000) + 1),
     )

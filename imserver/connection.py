@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import attrs
 
 import imserver
 from imserver.caller import Caller
 from imserver.commands import CommandTable, commands_of
-from imserver.plugin import ANYONE, Plugin, command
+from imserver.plugin import ANYONE, Meta, Plugin, command
 from imserver.protocol.frame import JSON
 
 
@@ -23,7 +23,7 @@ class Hello:
     """What a client says of itself; all of it optional."""
 
     client: str = ""
-    version: str = ""
+    version: str | Annotated[int, Meta(ge=0, le=2**31 - 1)] = ""
     encoding: Literal["msgpack", "json"] | None = None
 
 

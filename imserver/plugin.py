@@ -24,7 +24,7 @@ response's fields, as a mapping or an attrs instance, or raises an `ImError`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
@@ -259,7 +259,7 @@ class Plugin:
     migrations: ClassVar[Sequence[str]] = ()
     #: What `before_send` has to see: messages of these kinds of conversation, and, unless this is False, those of the type
     #: "text", too. It spares all others the call.
-    before_send_kinds: ClassVar[Collection[str]] = ("direct", "group")
+    before_send_kinds: ClassVar[Sequence[str]] = ("direct", "group")
     before_send_texts: ClassVar[bool] = True
     #: Sub-commands of `imserver` that this plugin brings along.
     cli_commands: ClassVar[Sequence[click.Command]] = ()

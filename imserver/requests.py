@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -45,11 +45,19 @@ class Requests(Admission):
             raise unknown(command_id)
         return await self._perform(session, endpoint, endpoint.decode(encode_msgpack(body), 0))
 
-    async def request(self, caller: Caller, command_id: int, body: bytes, flags: int = JSON) -> dict[str, Any]:
+    async def request(
+        self,
+        caller: Caller,
+        command_id: int,
+        body: bytes,
+        flags: int = JSON,
+        look_again: Callable[[], Awaitable[None]] | None = None,
+    ) -> dict[str, Any]:
         """Carry out a request that came by HTTP; returns the answer's fields once they are durable.
 
         Args:
             body: as in a frame; `flags` says in which encoding.
+            look_again: called when the request had to wait: raises if the caller's credentials are good no more.
 
         Raises:
             ImError: it was refused, or failed.
@@ -60,7 +68,11 @@ class Requests(Admission):
             try:
                 request = endpoint.decode(body, flags)
                 with Deadline(endpoint.timeout_s):
-                    await self.wait_for_room()
+                    while self._shard.journal.is_full:
+                        await self.wait_for_room()
+                        if look_again is not None:
+                            await look_again()
+                            self.check_rule(endpoint.rule, caller)
                     return await self._perform(caller, endpoint, request)
             except ProtocolError as exc:
                 raise InvalidBody(str(exc)) from exc

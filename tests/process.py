@@ -109,6 +109,16 @@ class Server:
                 records.append(json.loads(line))
         return records
 
+    def wait_logged(self, is_wanted, timeout_s=10.0):
+        """The first record of the log that is wanted; what has been answered may be logged a moment later."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            found = next((record for record in self.logs() if is_wanted(record)), None)
+            if found is not None:
+                return found
+            time.sleep(0.02)
+        raise AssertionError("nothing of the kind was logged")
+
     @property
     def alive(self):
         return self.process is not None and self.process.poll() is None

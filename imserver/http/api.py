@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 
@@ -203,7 +204,7 @@ class Api:
             )
 
     async def _look_again(self, caller: _HttpCaller) -> None:
-        """The body took its time: whoever has logged out meanwhile, say, asks for nothing any more.
+        """The body, or the disk, took its time: whoever has logged out meanwhile, say, asks for nothing any more.
 
         Raises:
             ImError: the credentials are not good any more.
@@ -267,8 +268,9 @@ class Api:
 
         return self._endpoint(carry_out)
 
-    async def _carry_out(self, caller: Caller, command_id: int, body: bytes) -> dict[str, Any]:
-        return {"code": 0, **await self._router.request(caller, command_id, body or b"{}")}
+    async def _carry_out(self, caller: _HttpCaller, command_id: int, body: bytes) -> dict[str, Any]:
+        fields = await self._router.request(caller, command_id, body or b"{}", look_again=partial(self._look_again, caller))
+        return {"code": 0, **fields}
 
     def _endpoint(self, carry_out: Callable[[Scope, Receive, Headers], Awaitable[Any]]) -> ASGIApp:
         async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
@@ -407,7 +409,11 @@ def check_type(headers: Headers) -> None:
 
 
 def _rates_key(caller: Caller) -> tuple[str, str]:
-    return ("user", caller.user_id) if caller.user_id is not None else ("address", caller.address)
+    if caller.user_id is not None:
+        return ("user", caller.user_id)
+    if caller.scopes is not None:
+        return ("key", caller.session_id)  # strangers behind the same proxy do not use up what a back end has
+    return ("address", caller.address)
 
 
 def _fields(body: bytes) -> dict[str, Any]:

@@ -30,6 +30,9 @@ from imserver.storage.database import Database, Query, Row
 #: what is missing comes with the next page.
 PAGE_BYTES = 1 << 20
 
+#: Where the newest messages of a conversation are over, SYNC looks among so many for one to show.
+_LOOK_BACK = 500
+
 #: Devices of one user whose confirmations are kept; a client that makes up a new id at each login fills these at most.
 MAX_DEVICES = 200
 
@@ -361,7 +364,7 @@ class MessageStore:
                 last_message = _message(conversation_id, last[0]) if last else None
                 last_seq = last_message.seq if last_message else 0
                 if last_message is not None and self._is_over(last_message):
-                    last_message = None
+                    last_message = self._last_visible(query, number, conversation_id, last_seq)
                 start = max(read_seq, own.get(number, 0), joined, hidden)
                 silent = query(
                     "SELECT count(*) FROM messages WHERE conversation = ? AND seq > ? AND silent IS NOT NULL",
@@ -377,7 +380,7 @@ class MessageStore:
                         delivered.get(number, 0),
                         max(0, last_seq - start - silent),
                         change,
-                        last_message if last_seq > max(joined, hidden) else None,
+                        last_message if last_message is not None and last_message.seq > max(joined, hidden) else None,
                         bool(muted),
                         bool(pinned),
                         is_hidden=0 < hidden >= last_seq,
@@ -386,6 +389,15 @@ class MessageStore:
             return rows, len(page) > len(rows)
 
         return await self._database.read_transaction(read)
+
+    def _last_visible(self, query: Query, number: int, conversation_id: str, last_seq: int) -> Message | None:
+        """The newest message whose time is not over, if it is among the newest ones."""
+        rows = query(
+            f"SELECT {_MESSAGE} FROM messages WHERE conversation = ? AND seq > ? "
+            "AND (expires_at IS NULL OR expires_at > ?) ORDER BY seq DESC LIMIT 1",
+            (number, last_seq - _LOOK_BACK, self._clock.now_ms()),
+        )
+        return _message(conversation_id, rows[0]) if rows else None
 
     # ------------------------------------------------------------ delivery to a device
 

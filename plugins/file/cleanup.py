@@ -1,11 +1,15 @@
-"""Removing files: what nobody holds when its time is over, uploads that were left behind, bytes that belong to no row."""
+"""Removing files: what nobody holds when its time is over, uploads that were left behind, bytes that belong to no row.
+
+And ending holds by messages that are gone without a word: their time is over, or they are too old to be kept.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import trio
-from attrs import define
+from attrs import define, field
 
 from imserver.plugin import ImError, StorageError
 from imserver_plugins.file import store
@@ -22,6 +26,10 @@ FILES_A_ROUND = 100
 #: How many of the store's files a round compares with the rows, and how often all of them are.
 _COMPARED_A_ROUND = 500
 _COMPARE_EVERY_MS = 24 * 3600 * 1000
+#: How many messages that name files a round looks at, and how many holds one unit of a commit ends.
+LOOKED_A_ROUND = 1000
+_RELEASED_AT_ONCE = 50
+_FIRST = store.Named(0, 0)
 
 
 async def remove(state: State, ctx: AppContext, file_id: str, condemn: store.Statement) -> bool:
@@ -43,6 +51,22 @@ async def remove(state: State, ctx: AppContext, file_id: str, condemn: store.Sta
     return is_removed
 
 
+async def release_gone_of(state: State, ctx: AppContext, file_id: str) -> None:
+    """End holds of one file by messages that are gone; its owner may remove it then, without waiting for a round."""
+    now_ms = ctx.clock.now_ms()
+    await _release(state, ctx, await store.messages_gone_of(ctx.db, file_id, now_ms, LOOKED_A_ROUND), now_ms)
+
+
+async def _release(state: State, ctx: AppContext, gone: Sequence[store.Named], now_ms: int) -> None:
+    expires_at = state.orphan_until(now_ms)
+    for start in range(0, len(gone), _RELEASED_AT_ONCE):
+        part = gone[start : start + _RELEASED_AT_ONCE]
+        units = [store.release_gone(named, now_ms, expires_at=expires_at) for named in part]
+        for rows in await durable(ctx.db.write_all([statement for unit in units for statement in unit])):
+            for row in rows:
+                ctx.cache.pop(row[0])
+
+
 @define
 class Cleaner:
     """The background task, in small steps."""
@@ -51,6 +75,8 @@ class Cleaner:
     ctx: AppContext
     #: Up to which id rows that were left behind have been looked for.
     _looked_to: str = ""
+    #: Up to which message those that name files have been looked through.
+    _named_to: store.Named = field(default=_FIRST)
     #: The comparison of the store with the rows: where it stands (None: it rests), and when the next one begins.
     _compared_to: str | None = ""
     _next_compare_ms: int = 0
@@ -66,6 +92,7 @@ class Cleaner:
         """One step of everything; returns how many files were removed."""
         removed = 0
         try:
+            await self._release_gone()
             removed += await self._remove_left_behind()
             removed += await self._remove_expired()
             removed += await self._remove_strays()
@@ -75,6 +102,15 @@ class Cleaner:
         if removed:
             self.ctx.log.info("files_removed", files=removed)
         return removed
+
+    async def _release_gone(self) -> None:
+        """Messages whose time is over at once, those that were deleted in the course of time: see `may_read` for readers."""
+        now_ms = self.ctx.clock.now_ms()
+        over = await store.messages_over(self.ctx.db, now_ms, LOOKED_A_ROUND)
+        await _release(self.state, self.ctx, over, now_ms)
+        gone, reached = await store.look_through(self.ctx.db, self._named_to, now_ms, LOOKED_A_ROUND)
+        self._named_to = reached or _FIRST
+        await _release(self.state, self.ctx, gone, now_ms)
 
     async def _remove_left_behind(self) -> int:
         """Rows that a crash, or a disk that was full, has left: condemned ones, and uploads that nobody can go on with."""

@@ -9,15 +9,15 @@ import trio
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from imserver.plugin import AppContext, Conflict, Context, Draft, InvalidBody, Plugin, route
-from imserver_plugins.file import store, uploads
+from imserver.plugin import AppContext, Conflict, Context, Draft, InvalidBody, Plugin, on_event, route
+from imserver_plugins.file import access, store, uploads
 from imserver_plugins.file.access import check_and_hold, forget_holders, may_read
-from imserver_plugins.file.cleanup import Cleaner, remove
+from imserver_plugins.file.cleanup import Cleaner, release_gone_of, remove
 from imserver_plugins.file.downloads import FileResponse
 from imserver_plugins.file.settings import Settings
 from imserver_plugins.file.state import Slots, State, user_of
 from imserver_plugins.file.storage import FILE_ID, LocalStore
-from imserver_plugins.file.store import FINISHED, MIGRATIONS, File
+from imserver_plugins.file.store import FINISHED, MAY_NAME, MIGRATIONS, File
 from imserver_plugins.file.uploads import Progress, fields_of, no_file
 
 _T = TypeVar("_T")
@@ -139,6 +139,7 @@ class FilePlugin(Plugin):
         """Remove one's own file that is in no conversation, or an upload."""
         file_id = request.path_params["file_id"]
         await uploads.own_upload(ctx, file_id)
+        await release_gone_of(self._state, ctx, file_id)
         async with self._state.turns.turn(file_id):
             condemn = store.condemn_unheld(file_id, expired_by_ms=store.FAR_MS)
             if not await remove(self._state, ctx, file_id, condemn):
@@ -156,6 +157,27 @@ class FilePlugin(Plugin):
         """Files of these messages (`Message` each) are held by a conversation more."""
         for message in messages:
             forget_holders(ctx, message.type, message.body)
+
+    @on_event("message.recalled")
+    def message_recalled(self, ctx: AppContext, *, conversation_id: str, seq: int, type: str, **_: Any) -> None:
+        """Its conversation does not hold a file by it any more."""
+        if type in MAY_NAME:
+            access.recalled(self._state, ctx, conversation_id, seq)
+
+    @on_event("message.edited")
+    def message_edited(
+        self,
+        ctx: AppContext,
+        *,
+        conversation_id: str,
+        seq: int,
+        type: str,
+        body: Any,
+        **_: Any,
+    ) -> None:
+        """It may name another file now, or none."""
+        if type in MAY_NAME:
+            access.edited(self._state, ctx, conversation_id, seq, type, body)
 
 
 def _answer(reached: File | Progress) -> Response:

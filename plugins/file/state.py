@@ -153,6 +153,10 @@ class State:
     #: Being removed: no message may come to hold them any more. See `access.check_and_hold`.
     dying: set[str] = field(factory=set)
 
+    def orphan_until(self, now_ms: int) -> int:
+        """When a file goes that nobody holds from now on."""
+        return now_ms + round(self.settings.orphan_ttl_s * 1000)
+
 
 async def durable(write: Awaitable[_T]) -> _T:
     """Wait for a write even if the request is cancelled (its client has gone): what follows from it must be done.

@@ -390,7 +390,7 @@ async def _finish(
     image = safe_image(head)
     media = declared or image or NO_TYPE
     _check_type(state, media)
-    expires_at = ctx.clock.now_ms() + round(state.settings.orphan_ttl_s * 1000)
+    expires_at = state.orphan_until(ctx.clock.now_ms())
     statement = store.finish(
         file_id, size=size, type=media, sha256=sha256, image=image if image == media else None, expires_at=expires_at
     )

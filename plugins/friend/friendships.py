@@ -137,7 +137,7 @@ async def list_requests(ctx: Context, request: requests.ListFriendRequests) -> d
         ctx.db,
         user_of(ctx),
         incoming=request.direction == "in",
-        state=request.state,
+        state=None if request.state == "all" else request.state,
         before_id=request.cursor,
         now_ms=ctx.clock.now_ms(),
         limit=request.limit + 1,

@@ -12,7 +12,8 @@ RequestId = Annotated[str, Meta(min_length=1, max_length=64)]
 RequestMessage = Annotated[str, Meta(max_length=500)]
 Remark = Annotated[str, Meta(max_length=64)]
 # A place in a list: a user id or a request id.
-Cursor = Annotated[str, Meta(max_length=64)]
+#: The last one of the page before.
+Cursor = Annotated[str, Meta(max_length=64, pattern=r"\A[A-Za-z0-9_.@-]*\Z")]
 
 
 @frozen
@@ -41,10 +42,10 @@ class ListFriends:
 
 @frozen
 class ListFriendRequests:
-    """3004: those that the user was sent, or has sent, in all states or in one."""
+    """3004: those that the user was sent, or has sent, that wait for an answer; or in another state, or in all."""
 
     direction: Literal["in", "out"] = "in"
-    state: Literal["pending", "accepted", "declined"] | None = None
+    state: Literal["pending", "accepted", "declined", "all"] = "pending"
     limit: Limit = 50
     cursor: Cursor = ""
 

@@ -33,12 +33,12 @@ def check(ctx: AppContext, draft: Draft) -> None:
     sender = draft.sender
     if sender not in conversation.members:
         raise PermissionDenied("you are no member of this group", error="not_a_member")
+    until = group.muted_until.get(sender)
+    if until is not None and until > ctx.clock.now_ms():
+        raise PermissionDenied("you are muted in this group", error="muted", retry_after_ms=until - ctx.clock.now_ms())
     if group.role_of(sender) != MEMBER:
         return
     if group.muted:
         raise PermissionDenied("only the owner and the admins may write: this group is muted", error="group_muted")
-    until = group.muted_until.get(sender)
-    if until is not None and until > ctx.clock.now_ms():
-        raise PermissionDenied("you are muted in this group", error="muted", retry_after_ms=until - ctx.clock.now_ms())
     if draft.mentions and ALL in draft.mentions:
         raise PermissionDenied(f"only the owner and the admins may mention {ALL}", field="mentions")

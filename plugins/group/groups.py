@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from imserver.plugin import UNSET, Conflict, NotFound, PermissionDenied
+from imserver.plugin import UNSET, Conflict, NotFound, PermissionDenied, TooLarge
 from imserver_plugins.group import requests, store
 from imserver_plugins.group.notes import tell
 from imserver_plugins.group.seats import Seats
@@ -26,6 +26,8 @@ async def create(seats: Seats, ctx: Context, request: requests.CreateGroup) -> d
     """4001 CREATE_GROUP: the one who asks is its owner. Who cannot be added is in `failed`."""
     owner = user_of(ctx)
     others = [user_id for user_id in dict.fromkeys(request.members) if user_id != owner]
+    if len(others) > requests.MAX_USERS:
+        raise TooLarge(f"at most {requests.MAX_USERS} users in one request", field="members")
     if len(others) >= ctx.settings.max_members:
         raise Conflict(f"a group has at most {ctx.settings.max_members} members", error="group_full")
     group_id = request.group_id or f"{ctx.clock.now_ms():011x}{ctx.random.getrandbits(32):08x}"

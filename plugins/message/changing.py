@@ -131,4 +131,4 @@ def _tell(ctx: Context, conversation: Conversation, message: Message, change: st
     seq = message.seq
     told = [one.user_id for one in conversation.members.values() if one.joined_seq < seq and one.hidden_seq < seq]
     ctx.push(told, MESSAGE_CHANGED, {**what, "rev": message.rev, "change": change}, except_session=ctx.session)
-    ctx.emit(f"message.{change}", message_id=message.message_id, **what)
+    ctx.emit(f"message.{change}", message_id=message.message_id, type=message.type, **what)

@@ -6,6 +6,7 @@ message is sent, and a crash forgets none.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -21,6 +22,12 @@ PERIOD_S: Final = 0.5
 #: While there is nothing to push the progress is written this often: so much is looked at again after a crash.
 _WRITE_PROGRESS_S: Final = 30.0
 _SAY_AGAIN_S: Final = 60.0
+#: After a fault that nobody has foreseen.
+_FAULT_S: Final = 10.0
+#: Ids whose time is further ahead than this show that the clock has stepped back.
+_AHEAD_MS: Final = 1000
+#: How finely `offline_after` is measured for those.
+_MARKS: Final = 100
 
 #: (user_id, conversation number) -> what live devices have confirmed and is not on its way to the disk yet.
 Confirmed = Callable[[str, int], int]
@@ -50,6 +57,8 @@ class Follower:
         self._written = 0
         self._written_at_s = 0.0
         self._said_at_s = -_SAY_AGAIN_S
+        #: Of ids that run ahead of the clock: (monotonic seconds, the newest then).
+        self._marks: deque[tuple[float, int]] = deque()
         #: Of all time: pushes that were put in, and dropped for want of room.
         self.found = 0
         self.dropped = 0
@@ -71,17 +80,24 @@ class Follower:
             except StorageError as exc:
                 # It has its own alarm; the progress stays, so nothing is forgotten.
                 self._ctx.log.warning("push_look_failed", error=str(exc))
+            except Exception:
+                # Whatever it is: without this task nothing is pushed to anybody.
+                self._ctx.log.exception("push_look_fault")
+                await trio.sleep(_FAULT_S)
 
     async def step(self) -> bool:
         """Look at some messages whose time has come; returns whether there are more."""
         ctx, now_ms, providers = self._ctx, self._ctx.clock.now_ms(), self._providers()
         if not providers:
             return False
-        before = store.first_id_at(now_ms - round(ctx.settings.offline_after_s * 1000))
+        now_s = ctx.clock.monotonic()
+        by_clock = store.first_id_at(now_ms - round(ctx.settings.offline_after_s * 1000))
 
         def read(query: store.Read) -> store.Look:
+            before = max(by_clock, self._due_by_mark(store.newest(query), now_ms, now_s) + 1)
             if not store.has_tokens(query, providers):
-                return store.Look([], max(self._through, before - 1), False, 0)
+                # Not as far as the clock: that may be wrong, and the ids to come are beyond those that there are.
+                return store.Look([], max(self._through, store.newest(query, before)), False, 0)
             return store.look(query, providers, self._through, before, now_ms)
 
         look = await ctx.db.read_transaction(read)
@@ -92,6 +108,21 @@ class Follower:
             await self._write([store.advance(look.through)], look.through)
         self._through = look.through
         return look.has_more
+
+    def _due_by_mark(self, newest: int, now_ms: int, now_s: float) -> int:
+        """The newest id that is due where the ids do not tell, because the clock has stepped back; 0: they tell."""
+        if newest < store.first_id_at(now_ms + _AHEAD_MS):
+            self._marks.clear()
+            return 0
+        wait_s, due = self._ctx.settings.offline_after_s, 0
+        if not self._marks or (self._marks[-1][1] < newest and now_s - self._marks[-1][0] >= wait_s / _MARKS):
+            self._marks.append((now_s, newest))
+        while self._marks and now_s - self._marks[0][0] >= wait_s:
+            due = self._marks[0][1]
+            if len(self._marks) == 1:
+                break  # it stays due
+            self._marks.popleft()
+        return due
 
     async def _put(self, unconfirmed: Sequence[store.Unconfirmed], look: store.Look, now_ms: int) -> None:
         excess = look.waiting + sum(one.is_new for one in unconfirmed) - self._ctx.settings.max_jobs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -95,7 +95,7 @@ class PushPlugin(Plugin):
     def push_ack(self, ctx: Context, request: PushAck) -> dict[str, Any]:
         """Confirm messages, cumulatively by conversation; never backwards, never beyond what exists."""
         if request.conversation_id is not None and request.seq is not None:
-            acks: Iterable[tuple[str, int]] = ((request.conversation_id, request.seq),)
+            acks: Collection[tuple[str, int]] = ((request.conversation_id, request.seq),)
         elif request.acks is not None:
             if len(request.acks) > MAX_ACKS:
                 raise TooLarge(f"at most {MAX_ACKS} conversations in one PUSH_ACK", field="acks")
@@ -106,9 +106,11 @@ class PushPlugin(Plugin):
         confirmed = []
         for conversation_id, seq in acks:
             conversation = ctx.conversations.require(conversation_id)
-            if conversation is None or ctx.session.user_id not in conversation.members:
-                raise PermissionDenied("you are not part of this conversation")
-            confirmed.append((conversation, min(seq, conversation.last_seq)))
+            if conversation is not None and ctx.session.user_id in conversation.members:
+                confirmed.append((conversation, min(seq, conversation.last_seq)))
+        if not confirmed and acks:
+            # Of several one may have been left meanwhile: the others are confirmed all the same.
+            raise PermissionDenied("you are not part of this conversation")
         state = self._state(ctx)
         for conversation, seq in confirmed:
             if state.feed is not None:
@@ -163,12 +165,14 @@ class PushPlugin(Plugin):
     @command(5011, request=RemovePushToken)
     def remove_push_token(self, ctx: Context, request: RemovePushToken) -> dict[str, Any]:
         """Push to this device, or to one of the user's, no more."""
-        return tokens.remove_token(ctx, request)
+        return tokens.remove_token(ctx, request, self._providers)
 
     @on_event("session.ended")
     def session_ended(self, ctx: AppContext, *, user_id: str, session_ids: AbstractSet[str] | None) -> None:
         """Devices that were logged out are pushed to no more; None: all of the user's."""
-        statements = store.end_sessions(user_id, session_ids)
+        ended = [] if session_ids is None else [s for s in ctx.directory.sessions(user_id) if s.session_id in session_ids]
+        devices = {session.device_id for session in ended if session.has_own_device}
+        statements = store.end_sessions(user_id, session_ids, devices)
         if statements:
             ctx.db.write_all(statements)
 

@@ -55,8 +55,10 @@ class Provider(Protocol):
     @property
     def provider(self) -> str: ...
 
-    def check_token(self, token: str, app: str) -> None:
+    def check_token(self, token: str, app: str) -> str | None:
         """Refuse what can be no token.
+
+        Returns the token in the one spelling that it has, so that a device is known as the same; None: as it is.
 
         Raises:
             InvalidBody: that is the case.

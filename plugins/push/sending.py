@@ -71,6 +71,8 @@ class Lane:
         self._confirmed = confirmed
         self._bell = trio.Event()
         self._troubles = 0
+        #: Of our own, since a step went well.
+        self._faults = 0
         self._log = ctx.log.bind(provider=self._name)
         self.counts = Counts()
 
@@ -84,9 +86,15 @@ class Lane:
             self._bell = trio.Event()
             try:
                 pause_s = await self.step()
+                self._faults = 0
             except StorageError as exc:
                 self._log.warning("push_storage_failed", error=str(exc))
                 pause_s = _DISK_S
+            except Exception:
+                # Whatever it is: this task is all that pushes by this provider.
+                self._log.exception("push_fault")
+                pause_s = self._back_off_ms(self._faults) / 1000
+                self._faults += 1
             if pause_s is None:
                 with trio.move_on_after(LOOK_S):
                     await self._bell.wait()
@@ -101,17 +109,28 @@ class Lane:
         if not plans:
             return None
         results: list[list[_Result] | None] = [None] * len(plans)
+        faulty: dict[int, str] = {}
         limiter = trio.CapacityLimiter(limit)  # a user may have several devices
 
         async def carry_out(index: int, plan: store.Plan) -> None:
-            results[index] = await self._carry_out(plan, limiter)
+            try:
+                results[index] = await self._carry_out(plan, limiter)
+            except StorageError as exc:
+                faulty[index] = str(exc)
+            except Exception as exc:
+                self._log.error("push_fault", user=plan.job.user_id, exc_info=exc)
+                faulty[index] = "the server made a mistake"
 
         async with trio.open_nursery() as nursery:
             for index, plan in enumerate(plans):
                 nursery.start_soon(carry_out, index, plan)
-        statements: list[store.Statement] = []
-        for plan, result in zip(plans, results, strict=True):
-            statements += self._settled(plan.job, result)
+        # Where nobody is left to tell, the next message need not find that out again.
+        silent = {plan.job.user_id for plan in plans if not plan.tokens}
+        statements = [store.forget_ended(user_id) for user_id in sorted(silent)]
+        for index, (plan, result) in enumerate(zip(plans, results, strict=True)):
+            statements += self._put_off(plan.job, faulty[index]) if index in faulty else self._settled(plan.job, result)
+        if faulty:
+            self._log.warning("push_put_off", pushes=len(faulty), reason=next(iter(faulty.values())))
         await self._write(statements)
         return self._pause_s([one for result in results for one in result or ()])
 
@@ -204,18 +223,27 @@ class Lane:
             else:
                 self.counts.failures += 1
         again = [one for one in results if one.again_ms is not None]
-        now_ms = self._ctx.clock.now_ms()
         if not again:
-            return [*statements, store.finish(job)]
-        if job.made_at < now_ms - round(self._ctx.settings.give_up_after_s * 1000):
-            self.counts.given_up += len(again)
-            self._log.error("push_gave_up", user=job.user_id, reason=again[0].reason[:_MAX_REASON_CHARS])
             return [*statements, store.finish(job)]
         done = msgspec.json.decode(job.done, type=list[str])
         done += [one.token.token for one in results if one.again_ms is None]
-        asked_ms = max(one.again_ms or 0 for one in again)
-        wait_ms = max(self._back_off_ms(job.failures), min(asked_ms, _MAX_ASKED_MS))
-        return [*statements, store.postpone(job, now_ms + wait_ms, job.failures + 1, msgspec.json.encode(done).decode())]
+        asked_ms = min(max(one.again_ms or 0 for one in again), _MAX_ASKED_MS)
+        again_later = self._again(job, msgspec.json.encode(done).decode(), asked_ms, again[0].reason, len(again))
+        return [*statements, again_later]
+
+    def _put_off(self, job: store.Job, reason: str) -> list[store.Statement]:
+        """It could not even be found out what there is to push."""
+        self.counts.failures += 1
+        return [self._again(job, job.done, 0, reason, 1)]
+
+    def _again(self, job: store.Job, done: str, asked_ms: int, reason: str, pushes: int) -> store.Statement:
+        """Another try later, unless it is too late for one."""
+        now_ms = self._ctx.clock.now_ms()
+        if job.made_at < now_ms - round(self._ctx.settings.give_up_after_s * 1000):
+            self.counts.given_up += pushes
+            self._log.error("push_gave_up", user=job.user_id, reason=reason[:_MAX_REASON_CHARS])
+            return store.finish(job)
+        return store.postpone(job, now_ms + max(self._back_off_ms(job.failures), asked_ms), job.failures + 1, done)
 
     def _back_off_ms(self, failures: int) -> int:
         """Twice as long each time, with jitter."""

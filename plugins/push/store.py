@@ -39,6 +39,10 @@ MIGRATIONS: Final = (
     -- One row: messages up to `through` were looked at.
     CREATE TABLE push_progress (one INTEGER PRIMARY KEY CHECK (one = 1), through INTEGER NOT NULL) STRICT;
     """,
+    """
+    -- stored: 1 if the session has a row of its own, and so ends with that; 0: it came by an integrator's token, say
+    ALTER TABLE push_tokens ADD COLUMN stored INTEGER NOT NULL DEFAULT 0;
+    """,
 )
 
 #: Messages that one look goes over, and pushes that one write puts in.
@@ -73,25 +77,47 @@ class Token:
     registered_at: int
 
 
+# Of a row `t`: its session has not ended, in whatever way and whether or not anybody could say so: a password was changed,
+# another device has taken its place, its time is over, the command line has locked the user out.
+_IS_GOOD: Final = (
+    "(t.stored = 0 OR EXISTS (SELECT 1 FROM user_sessions AS s WHERE s.session_id = t.session_id AND s.revoked = 0)) "
+    "AND NOT EXISTS (SELECT 1 FROM users AS u WHERE u.user_id = t.user_id "
+    "AND (u.disabled = 1 OR (t.stored = 0 AND u.tokens_from_ms > t.registered_at)))"
+)
+
+
 def set_token(user_id: str, session_id: str, device_id: str, token: Token, max_devices: int) -> list[Statement]:
-    """Register a device, in place of what it had registered before; whoever has registered this token last has it."""
+    """Register a device, in place of what it had registered before; whoever has registered this token last has it.
+
+    Args:
+        session_id: "" if there is none: an API key registers many devices.
+        device_id: "" if the client has named none.
+    """
     return [
         (
             "DELETE FROM push_tokens WHERE user_id = ?1 AND provider = ?2 AND app = ?3 AND token <> ?4 "
-            "AND (session_id = ?5 OR (device_id <> '' AND device_id = ?6))",
+            "AND ((session_id <> '' AND session_id = ?5) OR (device_id <> '' AND device_id = ?6))",
             (user_id, token.provider, token.app, token.token, session_id, device_id),
         ),
         (
-            "INSERT OR REPLACE INTO push_tokens (provider, token, app, user_id, session_id, device_id, registered_at) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO push_tokens "
+            "(provider, token, app, user_id, session_id, device_id, registered_at, stored) "
+            "SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, EXISTS (SELECT 1 FROM user_sessions WHERE session_id = ?5)",
             (token.provider, token.token, token.app, user_id, session_id, device_id, token.registered_at),
         ),
+        # What is silent anyway takes nobody's place.
+        forget_ended(user_id),
         (
             "DELETE FROM push_tokens WHERE user_id = ?1 AND (provider, token) NOT IN (SELECT provider, token "
             "FROM push_tokens WHERE user_id = ?1 ORDER BY registered_at DESC, token = ?2 DESC LIMIT ?3)",
             (user_id, token.token, max_devices),
         ),
     ]
+
+
+def forget_ended(user_id: str) -> Statement:
+    """Forget the user's devices whose session has ended without a word."""
+    return f"DELETE FROM push_tokens AS t WHERE user_id = ? AND NOT ({_IS_GOOD})", (user_id,)
 
 
 def remove_token(user_id: str, token: str) -> Statement:
@@ -102,17 +128,30 @@ def remove_token(user_id: str, token: str) -> Statement:
 def remove_tokens_of(user_id: str, session_id: str, device_id: str) -> Statement:
     """Forget what one device has registered."""
     return (
-        "DELETE FROM push_tokens WHERE user_id = ?1 AND (session_id = ?2 OR (device_id <> '' AND device_id = ?3))",
+        "DELETE FROM push_tokens WHERE user_id = ?1 "
+        "AND ((session_id <> '' AND session_id = ?2) OR (device_id <> '' AND device_id = ?3))",
         (user_id, session_id, device_id),
     )
 
 
-def end_sessions(user_id: str, session_ids: Iterable[str] | None) -> list[Statement]:
-    """Forget the devices of sessions that have ended; None: of all of a user's."""
+def end_sessions(user_id: str, session_ids: Iterable[str] | None, device_ids: Iterable[str] = ()) -> list[Statement]:
+    """Forget the devices of sessions that have ended; None: of all of a user's.
+
+    Args:
+        device_ids: those that the sessions named. A session without a row is a new one at each connection, so the device
+            may have registered in an earlier one.
+    """
     if session_ids is None:
         return [("DELETE FROM push_tokens WHERE user_id = ?", (user_id,))]
     return [
-        ("DELETE FROM push_tokens WHERE user_id = ? AND session_id = ?", (user_id, session_id)) for session_id in session_ids
+        *(
+            ("DELETE FROM push_tokens WHERE user_id = ? AND session_id = ?", (user_id, session_id))
+            for session_id in session_ids
+        ),
+        *(
+            ("DELETE FROM push_tokens WHERE user_id = ? AND device_id = ? AND stored = 0", (user_id, device_id))
+            for device_id in device_ids
+        ),
     ]
 
 
@@ -161,6 +200,11 @@ def progress(read: Read) -> tuple[int, bool]:
     """How far it was looked at, and whether that is stored; for the first time it is everything that there is."""
     rows = read("SELECT through FROM push_progress")
     return (rows[0][0], True) if rows else (read("SELECT coalesce(max(id), 0) FROM messages")[0][0], False)
+
+
+def newest(read: Read, before: int = 2**63 - 1) -> int:
+    """The largest id of a message below `before`; 0: there is none."""
+    return read("SELECT coalesce(max(id), 0) FROM messages WHERE id < ?", (before,))[0][0] or 0
 
 
 def advance(through: int) -> Statement:
@@ -272,10 +316,10 @@ def plans(read: Read, provider: str, now_ms: int, limit: int) -> list[Plan]:
 
 
 def _tokens(read: Read, user_id: str, provider: str) -> list[Token]:
-    """Not of a session that was ended: a crash may have come before its tokens were forgotten."""
+    """Of sessions that have not ended."""
     rows = read(
-        "SELECT provider, token, app, registered_at FROM push_tokens AS t WHERE user_id = ? AND provider = ? "
-        "AND NOT EXISTS (SELECT 1 FROM user_sessions AS s WHERE s.session_id = t.session_id AND s.revoked = 1)",
+        "SELECT provider, token, app, registered_at FROM push_tokens AS t "
+        f"WHERE user_id = ? AND provider = ? AND {_IS_GOOD}",
         (user_id, provider),
     )
     return [Token(*row) for row in rows]

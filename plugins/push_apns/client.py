@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import trio
 from attrs import frozen
 
 from imserver.plugin import PluginError, Unavailable
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     import httpx
 
 MAX_ANSWER_BYTES: Final = 64 * 1024
+#: How long the farewell of a connection may take.
+_CLOSE_S: Final = 1.0
 #: They log each request with its URL, which may name a device.
 _TALKATIVE: Final = ("httpx", "httpcore", "hpack")
 
@@ -35,11 +38,30 @@ class Answer:
         return int(asked) * 1000 if asked.isascii() and asked.isdigit() and len(asked) < 7 else None
 
 
-class Client:
-    """Keeps connections for the requests to come: close it. It follows no redirects, and knows no proxy."""
+class _Pool:
+    """Connections, and how many requests use them."""
 
-    def __init__(self, client: httpx.AsyncClient, failures: tuple[type[Exception], ...]) -> None:
-        self._client = client
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self.client = client
+        self.requests = 0
+
+    async def aclose(self) -> None:
+        """Close them; one whose line is dead holds up nobody."""
+        with trio.move_on_after(_CLOSE_S, shield=True):
+            await self.client.aclose()
+
+
+class Client:
+    """Keeps connections for the requests to come: close it. It follows no redirects, and knows no proxy.
+
+    Args:
+        make: new connections.
+        failures: what they raise.
+    """
+
+    def __init__(self, make: Callable[[], httpx.AsyncClient], failures: tuple[type[Exception], ...]) -> None:
+        self._make = make
+        self._pool = _Pool(make())
         self._failures = failures
         self._is_closed = False
 
@@ -70,10 +92,9 @@ class Client:
         # The caller has a deadline for all of a request.
         options: dict[str, Any] = {"verify": tls, "limits": limits, "timeout": None, "trust_env": False}
         try:
-            client = httpx.AsyncClient(http1=False, http2=True, **options)
+            return cls(lambda: httpx.AsyncClient(http1=False, http2=True, **options), (httpx.HTTPError,))
         except ImportError as exc:
             raise PluginError(f"plugins.{plugin} needs h2: pip install 'imserver[push]' ({exc})") from exc
-        return cls(client, (httpx.HTTPError,))
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
         """Post.
@@ -84,17 +105,28 @@ class Client:
         if self._is_closed:
             raise Unavailable("the plugin stops", retry_after_ms=0)
         received = bytearray()
+        pool = self._pool
+        pool.requests += 1
         try:
-            async with self._client.stream("POST", url, headers=dict(headers), content=body) as response:
+            async with pool.client.stream("POST", url, headers=dict(headers), content=body) as response:
                 async for part in response.aiter_raw():
                     # The rest is read and dropped, within the caller's deadline: a body left over cannot be closed well.
                     received += part[: MAX_ANSWER_BYTES - len(received)]
         except self._failures as exc:
             # retry_after_ms 0: it asks for nothing.
             raise Unavailable(f"{type(exc).__name__}: {exc}", retry_after_ms=0) from exc
+        except trio.Cancelled:
+            # Past the deadline. A connection whose line is dead takes requests as long as the system believes in it.
+            if pool is self._pool and not self._is_closed:
+                self._pool = _Pool(self._make())
+            raise
+        finally:
+            pool.requests -= 1
+            if pool is not self._pool and not pool.requests:
+                await pool.aclose()
         return Answer(response.status_code, response.headers, bytes(received))
 
     async def aclose(self) -> None:
         """Close the connections."""
         self._is_closed = True
-        await self._client.aclose()
+        await self._pool.aclose()

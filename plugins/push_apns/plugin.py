@@ -27,6 +27,8 @@ _OF_THE_PUSH: Final = frozenset({400, 404, 405, 413})
 _STALE: Final = "ExpiredProviderToken"
 _GONE: Final = frozenset({"Unregistered", "ExpiredToken"})
 _TOO_MANY_TOKENS: Final = "TooManyProviderTokenUpdates"
+#: It comes with 400, and is about the connection.
+_IDLE: Final = "IdleTimeout"
 #: One connection carries many requests at once.
 _CONNECTIONS: Final = 2
 
@@ -89,13 +91,14 @@ class PushApnsPlugin(Plugin):
         if self._client is not None:
             await self._client.aclose()
 
-    def check_token(self, token: str, app: str) -> None:
-        """See `Provider.check_token` of the plugin push."""
+    def check_token(self, token: str, app: str) -> str:
+        """See `Provider.check_token` of the plugin push. Hex digits in capitals are the same device."""
         assert self._ctx is not None
         if not _TOKEN.fullmatch(token):
             raise InvalidBody("the device token of APNs is 64 hex digits or more", field="token")
         if app and app not in self._ctx.settings.topics:
             raise InvalidBody("this server pushes to no app of this bundle id", field="app")
+        return token.lower()
 
     async def send(self, push: Push) -> None:
         """Hand one push to Apple. See `Provider.send` of the plugin push."""
@@ -162,6 +165,6 @@ def refusal_of(answer: Answer, reason: str) -> ImError:
         return NotFound(said)
     if answer.status == 429 and reason != _TOO_MANY_TOKENS:
         return RateLimited(said, retry_after_ms=answer.retry_after_ms)
-    if answer.status in _OF_THE_PUSH or answer.status == 410:
+    if (answer.status in _OF_THE_PUSH and reason != _IDLE) or answer.status == 410:
         return InvalidBody(said)
     return Unavailable(said, retry_after_ms=answer.retry_after_ms or 0)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from imserver.plugin import AppContext, Context
 
 #: Searches of one connection; as many as somebody types.
-SEARCHES_PER_SECOND = 5
+SEARCHES_PER_SECOND = 50
 
 _CURSOR = re.compile("[0-7]?[0-9a-f]{1,15}")  # 63 bits
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
-from attrs import frozen
+from attrs import evolve, frozen
 
 from imserver_plugins.search.terms import Query, indexed_text, text_of
 
@@ -170,7 +170,12 @@ def search(read: Read, wanted: Wanted) -> Page:
     if not own:
         return Page([], None)
     through = read("SELECT through FROM search_progress")[0][0]
-    return _Search(read, wanted, own).run(through)
+    # One more than wanted: only then there is a page behind this one.
+    page = _Search(read, evolve(wanted, limit=wanted.limit + 1), own).run(through)
+    if len(page.found) > wanted.limit:
+        found = page.found[: wanted.limit]
+        return Page(found, found[-1].message_id)
+    return page
 
 
 class _Search:

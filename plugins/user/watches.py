@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 #: Of one connection; what it watches costs memory until it goes.
 MAX_WATCHED = 1000
 #: A device that has gone may come back within this long, and nobody is told.
-GRACE_S = 2.0
+GRACE_S = 1.0
 #: Watchers are told of one user no more often than this.
 INTERVAL_S = 1.0
 

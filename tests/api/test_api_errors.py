@@ -229,7 +229,7 @@ def test_routes_of_plugins(make_server, plugin_settings):
     assert site.get("/v1/patient/a/b%20c").done()["rest"] == "a/b c"
     fields = site.get("/v1/broken").refused(500, "internal")
     assert "secret" not in fields["message"]
-    assert any(line.get("trace_id", "-") in fields["message"] for line in server.logs())
+    server.wait_logged(lambda line: line.get("trace_id", "-") in fields["message"])
     assert site.get("/app/icon.svg").done()["whose"] == "patient"
     site.post("/v1/commands/send", {}).refused(401)
     assert site.post("/v1/commands/6002", {}).done()["who"] == "patient"

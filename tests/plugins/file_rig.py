@@ -142,7 +142,7 @@ class Site:
     async def get(self, user, file_id, method="GET", **headers):
         return await self.ask(user, method, f"/v1/files/{file_id}", headers)
 
-    def send(self, sender, to, file_id, *, type="file", body=None, conversation_id=None):
+    def send(self, sender, to, file_id, *, type="file", body=None, conversation_id=None, expires_in_ms=None):
         """A message that names a file, sent as a `def` handler sends it; raises what refuses it."""
         router, section = self.rig.shard.router, self.rig.shard.section
         caller = Caller(self.rig.shard, "127.0.0.1")
@@ -155,7 +155,8 @@ class Site:
             conversation_id = conversation_id or f"d:{parties[0]}:{parties[1]}"
             conversation = conversation_of(context, conversation_id, parties)
             content = {"file_id": file_id} if body is None else body
-            stored = context.messages.append(conversation, Draft(conversation_id, sender, f"c{self.texts}", type, content))
+            draft = Draft(conversation_id, sender, f"c{self.texts}", type, content, expires_in_ms=expires_in_ms)
+            stored = context.messages.append(conversation, draft)
         except BaseException:
             section.abandon()
             raise
@@ -177,10 +178,10 @@ class Site:
 
 
 @asynccontextmanager
-async def site(folder, *, clock=None, **settings):
-    """A `Site` that runs until the block ends."""
+async def site(folder, *more, clock=None, **settings):
+    """A `Site` that runs until the block ends; `more` are plugins behind the one of files."""
     plugin = FilePlugin()
-    async with running(folder, User(), plugin, clock=clock or FakeClock()) as rig:
+    async with running(folder, User(), plugin, *more, clock=clock or FakeClock()) as rig:
         app = rig.shard.router.app_context("file")
         app.settings = attrs.evolve(Settings(), **settings)
         await plugin.on_start(app)

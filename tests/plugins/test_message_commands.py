@@ -18,7 +18,7 @@ SEND, PULL, SYNC, MARK_READ, RECALL, EDIT, REACT, SEARCH, DELETE_CONVERSATION = 
 )
 RECEIPTS, SETTINGS, CHANGES = 2012, 2013, 2014
 BLOCK = 3006
-CREATE_GROUP, ADD_MEMBERS, REMOVE_MEMBERS, SET_ROLE, MUTE_MEMBER = 4001, 4005, 4006, 4009, 4010
+CREATE_GROUP, UPDATE_GROUP, ADD_MEMBERS, REMOVE_MEMBERS, SET_ROLE, MUTE_MEMBER = 4001, 4003, 4005, 4006, 4009, 4010
 MESSAGE, MESSAGE_CHANGED = 5001, 5003
 
 AB = "d:alice:bob"
@@ -470,3 +470,93 @@ async def test_a_page_of_changes_says_whether_there_is_more(server):
         since = answer["messages"][-1]["rev"]
     assert seen == [(2, 2), (4, 4), (5, 5), (6, 1), (7, 3)]
     assert answer["last_rev"] == 7
+
+
+async def test_the_newest_visible_message_is_shown(server):
+    """Where the newest one's time is over, SYNC has the one before it."""
+    alice, bob = await pair(server)
+    kept = await say(alice, "kept", to="bob")
+    await say(alice, "short", to="bob", expires_in_ms=100)
+    assert (await row(bob))["last_message"]["body"] == "short"
+    for seconds in (0.5, 5):
+        await server.clock.advance(seconds)
+        found = await row(bob)
+        assert (found["last_message"]["seq"], found["last_seq"]) == (kept, kept + 1)
+    await bob.request(DELETE_CONVERSATION, conversation_id=AB)
+    await say(alice, "short", to="bob", expires_in_ms=100)
+    await server.clock.advance(1)
+    assert (await row(bob))["last_message"] is None  # what was hidden stays so
+
+
+# ---------------------------------------------------------------- who may be added to a group, and who may write
+
+
+async def test_who_blocks_somebody_is_not_added_by_them(server):
+    """To a new group nor to one that is there; others are, and they may add."""
+    alice, bob = await pair(server)
+    carol = await server.login("carol")
+    await bob.request(BLOCK, user_id="alice")
+    made = await alice.request(CREATE_GROUP, name="Tea", members=["bob", "carol"])
+    assert made["failed"] == [{"user_id": "bob", "error": "forbidden"}]
+    added = await alice.request(ADD_MEMBERS, group_id=made["group_id"], user_ids=["bob"])
+    assert added == {"added": [], "failed": [{"user_id": "bob", "error": "forbidden"}]}
+    added = await carol.request(ADD_MEMBERS, group_id=made["group_id"], user_ids=["bob"])
+    assert added == {"added": ["bob"], "failed": []}
+
+
+async def test_strangers_are_not_added_where_only_friends_write():
+    """As many as one request may name are asked about at once."""
+    async with running(["group", "friend"], {"plugins.message.require_friendship": True}) as server:
+        alice = await server.login("alice")
+        names = [f"user-{number}" for number in range(40)]
+        for name in names:
+            await server.token(name)
+        made = await alice.request(CREATE_GROUP, name="Tea", members=names)
+        assert made["failed"] == [{"user_id": name, "error": "forbidden"} for name in names]
+
+
+async def test_an_admin_who_is_muted_does_not_write(server):
+    """Muted by the owner, or before being made one; the mute of all is not for admins."""
+    alice, bob = await pair(server)
+    conversation_id = await group(server, alice, bob)
+    group_id = conversation_id[2:]
+    await alice.request(SET_ROLE, group_id=group_id, user_id="bob", role="admin")
+    await alice.request(UPDATE_GROUP, group_id=group_id, muted=True)
+    await say(bob, conversation_id=conversation_id)
+    await alice.request(MUTE_MEMBER, group_id=group_id, user_id="bob", duration_ms=60_000)
+    with pytest.raises(Forbidden) as refused:
+        await say(bob, conversation_id=conversation_id)
+    assert refused.value.error == "muted"
+    await server.clock.advance(61)
+    await say(bob, conversation_id=conversation_id)
+
+
+async def test_too_many_members_are_named(server):
+    """413 with the field that the request has."""
+    alice, _ = await pair(server)
+    with pytest.raises(TooLarge) as refused:
+        await alice.request(CREATE_GROUP, name="Tea", members=[f"u{number}" for number in range(501)])
+    assert refused.value.field == "members"
+
+
+@pytest.mark.parametrize(("command", "fields"), [(3003, {}), (3004, {}), (4011, {}), (4008, {"group_id": "tea"})])
+async def test_a_cursor_that_is_none(server, command, fields):
+    """400, not a page of something."""
+    alice, _ = await pair(server)
+    await alice.request(CREATE_GROUP, name="Tea", group_id="tea")
+    with pytest.raises(BadRequest) as refused:
+        await alice.request(command, cursor="garbage!", **fields)
+    assert refused.value.field == "cursor"
+
+
+async def test_the_last_page_of_a_search_says_so(server):
+    """Also where it is full to the last place."""
+    alice, bob = await pair(server)
+    for number in range(4):
+        await say(alice, f"pear {number}", to="bob")
+    for later in (0, 3):  # looked through, then in the index
+        await server.clock.advance(later)
+        first = await bob.request(SEARCH, query="pear", limit=2)
+        second = await bob.request(SEARCH, query="pear", limit=2, cursor=first["next_cursor"])
+        assert [message["seq"] for message in first["messages"] + second["messages"]] == [4, 3, 2, 1]
+        assert "next_cursor" not in second

@@ -139,11 +139,11 @@ async def test_each_departure_has_its_own_grace(open_scene):
         anna, one, two = await scene.login("anna"), await scene.login("bob"), await scene.login("bob")
         await anna.ok(WATCH_PRESENCE, user_ids=["bob"])
         await scene.leave(one)
-        await scene.tell(GRACE_S - 0.5)
+        await scene.tell(GRACE_S * 0.75)
         await scene.leave(two)
-        await scene.tell(GRACE_S - 0.5)
+        await scene.tell(GRACE_S * 0.75)
         assert await scene.told(anna) == []
-        await scene.tell(0.5)
+        await scene.tell(GRACE_S / 4)
         assert await scene.told_states(anna) == [("bob", False)]
 
 

@@ -80,7 +80,8 @@ def test_request_and_acceptance(sharded_server):
     accepted = {"event": "accepted", "user_id": bob.user, "request_id": request_id}
     assert alice.push(FRIEND) == alice2.push(FRIEND) == accepted
     assert bob2.push(FRIEND) == accepted | {"user_id": alice.user, "by": bob.user}
-    (entry,) = requests_of(alice, direction="out")
+    assert requests_of(bob) == requests_of(alice, direction="out") == []  # it waits no more
+    (entry,) = requests_of(alice, direction="out", state="accepted")
     assert (entry["state"], entry["answered_at"] >= created_at) == ("accepted", True)
     friends = friends_of(alice)
     since = friends[bob.user].pop("since")
@@ -98,7 +99,7 @@ def test_decline(sharded_server):
     assert alice.push(FRIEND) == {"event": "declined", "user_id": bob.user, "request_id": first}
     assert bob.push(FRIEND) == {"event": "requested", "user_id": alice.user, "request_id": first}
     assert friends_of(alice) == friends_of(bob) == {}
-    assert [entry["state"] for entry in requests_of(alice, direction="out")] == ["declined"]
+    assert [entry["state"] for entry in requests_of(alice, direction="out", state="all")] == ["declined"]
     second = alice.ok(FRIEND_REQUEST, user_id=bob.user)["request_id"]
     assert second != first
     assert bob.push(FRIEND)["request_id"] == second

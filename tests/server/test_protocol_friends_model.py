@@ -169,7 +169,7 @@ class World:
             blocked = [user["user_id"] for user in client.ok(LIST_BLOCKED)["users"]]
             assert blocked == sorted(ids[b] for a, b in model.blocks if a == me)
             for direction in ("in", "out"):
-                found = client.ok(LIST_FRIEND_REQUESTS, direction=direction)["requests"]
+                found = client.ok(LIST_FRIEND_REQUESTS, direction=direction, state="all")["requests"]
                 listed = {(entry["request_id"], entry["user_id"], entry["state"]) for entry in found}
                 assert listed == {
                     (self.request_ids[name], ids[sender if direction == "in" else recipient], state)
