@@ -7,11 +7,13 @@ The way of a message, and where to read it:
     protocol/     bytes <-> frames <-> typed requests, without any I/O
     session.py    one connected client: input buffer, outbox, deadlines
     router.py     command ID -> handler (commands.py is the table, plugin.py what a plugin sees)
-    conversations.py  those in memory, and every change of one (conversation.py): members, order, idempotency
+    send_hooks.py what the plugins say to a message before it is stored
+    conversations.py  those in memory, and what is appended (conversation.py is the state of one): order, idempotency;
+                  membership.py: who belongs to one; message_changes.py: what becomes of stored messages
     journal.py    the one ordered writer: group commit, and release of what waited (storage/ is below it)
-    directory.py  who is online, on which shard; the pushes go back through session.py
+    directory.py  who is online, on which shard; the pushes go back through session.py, those to thousands by fanout.py
 
-The services themselves (users, messages, push) are plugins, in the package `imserver_plugins`.
+The services themselves (users, messages, groups, push and others) are plugins, in the package `imserver_plugins`.
 """
 
 __version__ = "0.1.0"
