@@ -13,6 +13,11 @@ def _close_clients():
         client.close()
 
 
+def pytest_make_parametrize_id(config, val, argname):
+    """Bytes by their length: what is random in them must not make another test of it in each worker process."""
+    return f"{argname}-{len(val)}-bytes" if isinstance(val, bytes) else None
+
+
 @pytest.fixture(scope="session")
 def shared_servers(tmp_path_factory):
     """Servers by number of shards, started when first asked for; at the end stopped and judged by their log."""

@@ -40,7 +40,9 @@ def test_a_client_that_is_not_ours(server):
         assert client.subprotocol == "imserver.v1"
 
 
-@pytest.mark.parametrize("key", ["AAAAAAAAAAAAAAAAAAAAAA==", base64.b64encode(os.urandom(16)).decode()])
+@pytest.mark.parametrize(
+    "key", ["AAAAAAAAAAAAAAAAAAAAAA==", base64.b64encode(os.urandom(16)).decode()], ids=["zeros", "random"]
+)
 def test_accept_is_of_the_key(server, key):
     """Sec-WebSocket-Accept belongs to the client's own key."""
     with socket.create_connection(http_address(server), timeout=20) as sock:
