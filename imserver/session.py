@@ -19,6 +19,7 @@ from imserver.reactor import BROKEN, READ, WRITE
 from imserver.tls import TlsSocket
 
 if TYPE_CHECKING:
+    from imserver.journal import Batch
     from imserver.shard import Shard
 
 GOAWAY = 2
@@ -414,13 +415,13 @@ class Session(Caller):
             # Others may keep the disk busy for ever: what is waited for is what waits now.
             if not self._is_settling:
                 self._is_settling = True
-                self.shard.start_soon(self._settle)
+                self.shard.start_soon(self._settle, self.shard.waiting[-1])
         elif not self.in_flight:
             self._is_settled = True
             self._end_output()
 
-    async def _settle(self) -> None:
-        await self.shard.wait_settled()
+    async def _settle(self, newest: Batch) -> None:
+        await self.shard.wait_settled(newest)
         self._is_settled = True
         if self.state is State.CLOSING and not self.has_output:
             self._finish_closing()

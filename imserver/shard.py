@@ -325,10 +325,11 @@ class Shard:
         if self.waiting:
             await self.wait_batch(self.waiting[-1])
 
-    async def wait_settled(self) -> None:
-        """Wait until all that is in memory now is durable or has failed."""
-        if self.waiting:
-            await self._wait_release(self.waiting[-1])
+    async def wait_settled(self, newest: Batch | None = None) -> None:
+        """Wait until all that is in memory now is durable or has failed; or what was when `newest` was the last to wait."""
+        batch = newest or (self.waiting[-1] if self.waiting else None)
+        if batch is not None and batch in self.waiting:
+            await self._wait_release(batch)
 
     async def _wait_release(self, batch: Batch) -> None:
         event = trio.Event()

@@ -432,7 +432,7 @@ def test_a_trusted_proxy_that_forgets_the_header(make_server):
     server = make_server({"proxy.trusted": "127.0.0.0/8", "proxy.protocol": "true"})
     with Client(server.address) as client, pytest.raises(ClosedByServer):
         client.call(REGISTER, user_id="alice", password=PASSWORD)
-    record = next(record for record in server.logs() if record["event"] == "proxy_header_refused")
+    record = server.wait_logged(lambda record: record["event"] == "proxy_header_refused")
     assert record["proxy"] == "127.0.0.1"
     # A proxy's health check says so.
     with ProxiedClient(server.address, v2_header("192.0.2.1", command=0x20)) as client:

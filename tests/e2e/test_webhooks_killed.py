@@ -49,7 +49,9 @@ class Receiver:
 
     def posts(self):
         """The events of each post that was put down, in the order of their coming."""
-        return [json.loads(line)["events"] for line in self.path.read_text().splitlines()]
+        return [
+            json.loads(line)["events"] for line in self.path.read_text().splitlines(keepends=True) if line.endswith("\n")
+        ]
 
 
 @pytest.fixture
