@@ -102,7 +102,9 @@ def test_all_is_all():
 
 def test_hooks_are_documented():
     """Every hook of the base class says when it is called."""
-    hooks = [name for name in vars(Plugin) if name.startswith(("on_", "before_", "after_")) and callable(getattr(Plugin, name))]
+    hooks = [
+        name for name in vars(Plugin) if name.startswith(("on_", "before_", "after_")) and callable(getattr(Plugin, name))
+    ]
     assert len(hooks) == 7
     for name in hooks:
         assert inspect.getdoc(getattr(Plugin, name)), name
