@@ -213,6 +213,13 @@ class _Group:
                 raise BenchFailed(f"not everybody was added to the group: {str(added['failed'])[:300]}")
         for descriptor in self._by_descriptor:
             self._epoll.register(descriptor, select.EPOLLIN)
+        # Each has been told of those who came with it and after it.
+        lots = -(-len(others) // _ADDED_AT_ONCE)
+        deadline_s = _now() + self._plan.stall_s
+        due = {member.user_id: lots - index // _ADDED_AT_ONCE for index, member in enumerate(self._members[1:])}
+        while waiting := sum(member.got < due.get(member.user_id, 0) for member in self._members):
+            if not self._take(0.1) and _now() > deadline_s:
+                raise BenchFailed(f"{waiting} members had not been told of the group after {self._plan.stall_s:g} s")
         while self._take(0.5):
             continue
         for member in self._members:
