@@ -51,6 +51,7 @@ from imserver.errors import (
     TooLarge,
     Unavailable,
 )
+from imserver.http_client import HttpAnswer, HttpClient
 from imserver.identity import Credentials, Identity
 from imserver.protocol.body import check_body, invalid_body
 from imserver.protocol.message import Message, direct_conversation_id, parties_of
@@ -83,6 +84,8 @@ __all__ = [
     "Draft",
     "GroupId",
     "Handler",
+    "HttpAnswer",
+    "HttpClient",
     "Identity",
     "ImError",
     "InternalFault",

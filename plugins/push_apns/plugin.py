@@ -6,14 +6,25 @@ Source: Apple, "Sending notification requests to APNs" and "Handling notificatio
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 from attrs import frozen
 
-from imserver.plugin import ImError, InvalidBody, Meta, NotFound, Plugin, PluginError, RateLimited, Unavailable
-from imserver_plugins.push_apns.client import Answer, Client
+from imserver.plugin import (
+    HttpAnswer,
+    HttpClient,
+    ImError,
+    InvalidBody,
+    Meta,
+    NotFound,
+    Plugin,
+    PluginError,
+    RateLimited,
+    Unavailable,
+)
 from imserver_plugins.push_apns.signing import ProviderToken, load_key
 
 if TYPE_CHECKING:
@@ -67,7 +78,7 @@ class PushApnsPlugin(Plugin):
     provider = "apns"
 
     def __init__(self) -> None:
-        self._client: Client | None = None
+        self._client: HttpClient | None = None
         self._token: ProviderToken | None = None
         self._ctx: AppContext | None = None
 
@@ -82,7 +93,8 @@ class PushApnsPlugin(Plugin):
         except ValueError as exc:
             raise PluginError(f"plugins.push_apns: {exc}") from exc
         self._token = ProviderToken(key, settings.key_id, settings.team_id)
-        self._client = await ctx.run_sync_in_thread(Client.make, self.name, settings.ca_file, _CONNECTIONS)
+        make = partial(HttpClient.make, self.name, settings.ca_file, _CONNECTIONS, http2=True)
+        self._client = await ctx.run_sync_in_thread(make)
         self._ctx = ctx
         ctx.emit("push.provider", provider=self)
 
@@ -150,7 +162,7 @@ class _Reason(msgspec.Struct):
     reason: str = ""
 
 
-def reason_of(answer: Answer) -> str:
+def reason_of(answer: HttpAnswer) -> str:
     """What Apple calls the refusal; "" where it says nothing."""
     try:
         return msgspec.json.decode(answer.body, type=_Reason).reason
@@ -158,7 +170,7 @@ def reason_of(answer: Answer) -> str:
         return ""
 
 
-def refusal_of(answer: Answer, reason: str) -> ImError:
+def refusal_of(answer: HttpAnswer, reason: str) -> ImError:
     """What an answer other than 200 means, as the plugin push wants to know it."""
     said = f"APNs answered HTTP {answer.status} {reason}".rstrip()
     if answer.status == 410 and reason in _GONE:

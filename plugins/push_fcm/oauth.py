@@ -16,7 +16,7 @@ import trio
 from imserver.plugin import Unavailable
 
 if TYPE_CHECKING:
-    from imserver_plugins.push_fcm.client import Client
+    from imserver.plugin import HttpClient
 
 SCOPE: Final = "https://www.googleapis.com/auth/firebase.messaging"
 _GRANT: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
@@ -72,7 +72,7 @@ class _Granted(msgspec.Struct):
 class AccessToken:
     """The token that is in use; whoever comes while a new one is asked for waits for the same."""
 
-    def __init__(self, account: ServiceAccount, key: Any, client: Client) -> None:
+    def __init__(self, account: ServiceAccount, key: Any, client: HttpClient) -> None:
         self._account = account
         self._key = key
         self._client = client

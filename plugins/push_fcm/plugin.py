@@ -11,8 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import msgspec
 from attrs import frozen
 
-from imserver.plugin import ImError, InvalidBody, Meta, NotFound, Plugin, PluginError, RateLimited, Unavailable
-from imserver_plugins.push_fcm.client import Answer, Client
+from imserver.plugin import (
+    HttpAnswer,
+    HttpClient,
+    ImError,
+    InvalidBody,
+    Meta,
+    NotFound,
+    Plugin,
+    PluginError,
+    RateLimited,
+    Unavailable,
+)
 from imserver_plugins.push_fcm.oauth import AccessToken, load_account
 
 if TYPE_CHECKING:
@@ -54,7 +64,7 @@ class PushFcmPlugin(Plugin):
     provider = "fcm"
 
     def __init__(self) -> None:
-        self._client: Client | None = None
+        self._client: HttpClient | None = None
         self._token: AccessToken | None = None
         self._ctx: AppContext | None = None
         self._url = ""
@@ -68,7 +78,7 @@ class PushFcmPlugin(Plugin):
             account, key = await ctx.run_sync_in_thread(load_account, settings.service_account_file)
         except ValueError as exc:
             raise PluginError(f"plugins.push_fcm: {exc}") from exc
-        self._client = await ctx.run_sync_in_thread(Client.make, self.name, settings.ca_file, settings.connections)
+        self._client = await ctx.run_sync_in_thread(HttpClient.make, self.name, settings.ca_file, settings.connections)
         self._token = AccessToken(account, key, self._client)
         self._url = f"{settings.url}/v1/projects/{account.project_id}/messages:send"
         self._ctx = ctx
@@ -143,7 +153,7 @@ class _Refusal(msgspec.Struct):
     error: _Error
 
 
-def error_of(answer: Answer) -> str:
+def error_of(answer: HttpAnswer) -> str:
     """What FCM calls the refusal: its own code, or else that of all Google APIs; "" where it says nothing."""
     try:
         error = msgspec.json.decode(answer.body, type=_Refusal).error
@@ -152,7 +162,7 @@ def error_of(answer: Answer) -> str:
     return next((detail.error_code for detail in error.details if detail.error_code), error.status)
 
 
-def refusal_of(answer: Answer, error: str) -> ImError:
+def refusal_of(answer: HttpAnswer, error: str) -> ImError:
     """What an answer other than 200 means, as the plugin push wants to know it."""
     said = f"FCM answered HTTP {answer.status} {error}".rstrip()
     if error == _GONE:

@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import msgspec
 from attrs import frozen
 
-from imserver.plugin import InvalidBody, Meta, NotFound, Plugin, PluginError, RateLimited, Unavailable
-from imserver_plugins.push_http.client import Answer, Client
+from imserver.plugin import (
+    HttpAnswer,
+    HttpClient,
+    InvalidBody,
+    Meta,
+    NotFound,
+    Plugin,
+    PluginError,
+    RateLimited,
+    Unavailable,
+)
 from imserver_plugins.push_http.signing import read_keys, signed_headers
 
 if TYPE_CHECKING:
@@ -49,7 +58,7 @@ class PushHttpPlugin(Plugin):
     provider = "http"
 
     def __init__(self) -> None:
-        self._client: Client | None = None
+        self._client: HttpClient | None = None
         self._keys: tuple[bytes, ...] = ()
         self._ctx: AppContext | None = None
 
@@ -62,7 +71,7 @@ class PushHttpPlugin(Plugin):
             self._keys = await ctx.run_sync_in_thread(read_keys, settings.secret, settings.secret_file)
         except ValueError as exc:
             raise PluginError(f"plugins.push_http: {exc}") from exc
-        self._client = await ctx.run_sync_in_thread(Client.make, self.name, settings.ca_file, settings.connections)
+        self._client = await ctx.run_sync_in_thread(HttpClient.make, self.name, settings.ca_file, settings.connections)
         self._ctx = ctx
         ctx.emit("push.provider", provider=self)
 
@@ -107,7 +116,7 @@ def body_of(push: Push, server: str) -> bytes:
     return msgspec.json.encode(fields)
 
 
-def judge(answer: Answer) -> None:
+def judge(answer: HttpAnswer) -> None:
     """Raise what an answer means; 2xx: nothing."""
     if 200 <= answer.status < 300:
         return

@@ -226,6 +226,7 @@ OF_EXTRAS = {
     "plugins/push_fcm": "push",
     "plugins/push_http": "push",
     "imserver/chat": "chat",
+    "imserver/http_client.py": "push",
 }
 
 

@@ -4,10 +4,9 @@ import pytest
 from push_rig import pushing, register, say, wait
 
 from imserver.errors import StorageUnavailable
-from imserver.plugin import InvalidBody, Unavailable
+from imserver.plugin import HttpAnswer, InvalidBody, Unavailable
 from imserver.testing.clock import ServerTime
 from imserver_plugins.push import store
-from imserver_plugins.push_apns.client import Answer
 from imserver_plugins.push_apns.plugin import refusal_of
 
 
@@ -109,5 +108,5 @@ async def test_a_clock_that_steps_back(monkeypatch):
 
 def test_a_connection_that_apple_finds_idle_costs_no_push():
     """APNs says 400 IdleTimeout of the connection: the push is tried again; other words with 400 are about the push."""
-    assert type(refusal_of(Answer(400, {}, b""), "IdleTimeout")) is Unavailable
-    assert type(refusal_of(Answer(400, {}, b""), "BadDeviceToken")) is InvalidBody
+    assert type(refusal_of(HttpAnswer(400, {}, b""), "IdleTimeout")) is Unavailable
+    assert type(refusal_of(HttpAnswer(400, {}, b""), "BadDeviceToken")) is InvalidBody

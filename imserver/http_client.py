@@ -1,4 +1,4 @@
-"""One POST, by httpx, which is an optional dependency: it is imported when the plugin starts."""
+"""What plugins post to other servers with: httpx, an optional dependency (the extra `push`), imported when asked for."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 from attrs import frozen
 
-from imserver.plugin import PluginError, Unavailable
+from imserver.errors import PluginError, Unavailable
 
 if TYPE_CHECKING:
     import httpx
@@ -24,7 +24,7 @@ _TALKATIVE: Final = ("httpx", "httpcore", "hpack")
 
 
 @frozen
-class Answer:
+class HttpAnswer:
     """What the other side said; `body` is cut at `MAX_ANSWER_BYTES`."""
 
     status: int
@@ -51,27 +51,32 @@ class _Pool:
             await self.client.aclose()
 
 
-class Client:
+class HttpClient:
     """Keeps connections for the requests to come: close it. It follows no redirects, and knows no proxy.
 
     Args:
         make: new connections.
         failures: what they raise.
+        is_shared: many requests go over one connection at once (HTTP/2).
     """
 
-    def __init__(self, make: Callable[[], httpx.AsyncClient], failures: tuple[type[Exception], ...]) -> None:
+    def __init__(
+        self, make: Callable[[], httpx.AsyncClient], failures: tuple[type[Exception], ...], *, is_shared: bool
+    ) -> None:
         self._make = make
+        self._is_shared = is_shared
         self._pool = _Pool(make())
         self._failures = failures
         self._is_closed = False
 
     @classmethod
-    def make(cls, plugin: str, ca_file: Path | None, connections: int) -> Client:
+    def make(cls, plugin: str, ca_file: Path | None, connections: int, *, http2: bool = False) -> HttpClient:
         """A client that trusts the system's certificates, and those in `ca_file`; blocks.
 
         Args:
             plugin: named in errors.
             connections: at once at most.
+            http2: speak nothing else.
 
         Raises:
             PluginError: httpx or h2 is not installed, or the file cannot be used.
@@ -92,11 +97,13 @@ class Client:
         # The caller has a deadline for all of a request.
         options: dict[str, Any] = {"verify": tls, "limits": limits, "timeout": None, "trust_env": False}
         try:
-            return cls(lambda: httpx.AsyncClient(http1=False, http2=True, **options), (httpx.HTTPError,))
+            return cls(
+                lambda: httpx.AsyncClient(http1=not http2, http2=http2, **options), (httpx.HTTPError,), is_shared=http2
+            )
         except ImportError as exc:
             raise PluginError(f"plugins.{plugin} needs h2: pip install 'imserver[push]' ({exc})") from exc
 
-    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> HttpAnswer:
         """Post.
 
         Raises:
@@ -117,14 +124,14 @@ class Client:
             raise Unavailable(f"{type(exc).__name__}: {exc}", retry_after_ms=0) from exc
         except trio.Cancelled:
             # Past the deadline. A connection whose line is dead takes requests as long as the system believes in it.
-            if pool is self._pool and not self._is_closed:
+            if self._is_shared and pool is self._pool and not self._is_closed:
                 self._pool = _Pool(self._make())
             raise
         finally:
             pool.requests -= 1
             if pool is not self._pool and not pool.requests:
                 await pool.aclose()
-        return Answer(response.status_code, response.headers, bytes(received))
+        return HttpAnswer(response.status_code, response.headers, bytes(received))
 
     async def aclose(self) -> None:
         """Close the connections."""
