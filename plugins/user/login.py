@@ -77,9 +77,11 @@ async def log_in(state: State, ctx: Context, request: Login) -> dict[str, Any]:
 
         async def check_again() -> store.Account:
             found = await store.find_account_of_session(ctx.db, session_id, account.user_id)
-            if found is None:
-                raise NotAuthenticated(_WRONG)
-            return found
+            if found is not None:
+                return found
+            if await store.session_exists(ctx.db, session_id):
+                raise NotAuthenticated(_WRONG)  # revoked: what it was opened with is good no more
+            raise _too_many_at_once()  # others' logins needed its place before it was online
 
         await _bind(state, ctx, request, account, session_id, device_id, expires_at, revocations, check_again)
         ctx.log.info("authn_login_success", user_id=account.user_id, session=session_id, address=ctx.session.address)
@@ -188,7 +190,11 @@ async def _store_session(state: State, ctx: Context, session: store.NewSession, 
         account = await store.find_account(ctx.db, session.user_id)
         if account is None or account.disabled or account.password != password:
             raise NotAuthenticated(_WRONG)  # changed while it was being compared
-    raise Conflict("too many logins of this user at once; try again", error="too_many_sessions")
+    raise _too_many_at_once()
+
+
+def _too_many_at_once() -> Conflict:
+    return Conflict("too many logins of this user at once; try again", error="too_many_sessions")
 
 
 async def _bind(

@@ -263,6 +263,11 @@ async def find_account_of_session(db: Database, session_id: str, user_id: str) -
     return evolve(_account(rows[0]), device_id=rows[0][5]) if rows else None
 
 
+async def session_exists(db: Database, session_id: str) -> bool:
+    """Whether the session's row is there, revoked or not."""
+    return bool(await db.read("SELECT 1 FROM user_sessions WHERE session_id = ?", (session_id,)))
+
+
 def change_password(user_id: str, *, old: str, new: str) -> Statement:
     """Replace one hash by another, if it is still that one; returns a row if it was."""
     return "UPDATE users SET password = ? WHERE user_id = ? AND password = ? RETURNING user_id", (new, user_id, old)

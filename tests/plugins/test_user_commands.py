@@ -948,6 +948,23 @@ async def test_a_session_that_ends_while_it_is_being_bound(server: Server, kind:
     assert not state.foreign_tokens
 
 
+async def test_a_login_that_is_pushed_out_before_it_is_online(server: Server) -> None:
+    """Others' logins took the place of its stored session before the directory knew of it: 409, not "wrong password"."""
+    await server.user("alice", "phone")
+
+    def push_out() -> None:
+        server.before_login = lambda: None
+        server.db.rows("DELETE FROM user_sessions")
+        server.plugin.state.revocations.add()  # type: ignore[attr-defined]
+
+    server.before_login = push_out
+    client = server.connect()
+    with pytest.raises(Conflict) as refusal:
+        await client.login(user_id="alice", password=PASSWORD)
+    assert refusal.value.error == "too_many_sessions"
+    assert client.session.ended == "kicked"
+
+
 async def test_a_logout_between_the_look_and_the_directory(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """AUTH has read that the session lives, LOGOUT ends it and closes what is online, AUTH enters: and is refused."""
     alice = await server.user("alice")
