@@ -15,20 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Meta
 
-from imserver.config import (
-    Address,
-    Config,
-    Tls,
-    as_plain,
-    build_settings,
-    format_duration,
-    format_size,
-    known_keys,
-    load_config,
-    parse_address,
-    parse_duration,
-    parse_size,
-)
+from imserver.config import Address, Config, Tls, as_plain, build_settings, known_keys, load_config
+from imserver.config.units import format_duration, format_size, parse_address, parse_duration, parse_size
 from imserver.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]

@@ -15,7 +15,7 @@ from user_rig import LOGIN, LOGOUT, PASSWORD, REGISTER, WHO, Door, opened
 
 from imserver.cli import main
 from imserver.cli.context import CliContext
-from imserver.config import Config
+from imserver.config import Config, Tls
 from imserver.plugin import (
     Conflict,
     InvalidBody,
@@ -26,7 +26,6 @@ from imserver.plugin import (
     StorageUnavailable,
     offline_database,
 )
-from imserver.settings import Tls
 from imserver_plugins.user import admin, background, keys, store
 
 KEY_TLS = Tls(certificate=Path("server.pem"), key=Path("server.key"), client_identity="api_key")

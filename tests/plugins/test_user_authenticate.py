@@ -20,9 +20,9 @@ from user_rig import (
     opened,
 )
 
+from imserver.config import Tls
 from imserver.identity import Credentials
 from imserver.plugin import Conflict, NotAuthenticated, PermissionDenied
-from imserver.settings import Tls
 from imserver_plugins.user import admin
 
 OTHER_PASSWORD = "staple correct horse"

@@ -3,7 +3,7 @@
 To add a key, add an attribute with its type, its default, and where it has a range a `Meta` (then `conf/imserver.toml`
 and `docs/reference/configuration.md`; tests compare the three). The unit at the end of an attribute's name is no part of
 its key: `heartbeat_s` is the key `heartbeat` and takes durations, `max_frame_bytes` is the key `max_frame` and takes
-sizes. `imserver.config` reads them.
+sizes.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Annotated, Literal
 import attrs
 from msgspec import Meta
 
+from imserver.config.units import Address
 from imserver.log import LogFormat, LogLevel, mask_secrets
-from imserver.units import Address
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
