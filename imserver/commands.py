@@ -36,6 +36,7 @@ class Command:
     timeout_s: float | None
     per_second: float | None
     is_stateless: bool
+    is_bulk: bool
 
     @property
     def role(self) -> str | None:
@@ -124,6 +125,9 @@ def commands_of(plugin: Plugin, *, first_id: int = LAST_CONNECTION_ID + 1) -> li
                 f"plugin {plugin.name}: command {mark.command_id} of {attribute}() is not in {first_id}–{LAST_ID}"
             )
         _check_allow(plugin, attribute, mark.allow)
+        is_async = inspect.iscoroutinefunction(function)
+        if mark.bulk and not is_async:
+            raise PluginError(f"plugin {plugin.name}: {attribute}() is bulk, so it must be an async def")
         rows.append(
             Command(
                 command_id=mark.command_id,
@@ -132,10 +136,11 @@ def commands_of(plugin: Plugin, *, first_id: int = LAST_CONNECTION_ID + 1) -> li
                 request=mark.request,
                 allow=mark.allow,
                 handler=getattr(plugin, attribute),
-                is_async=inspect.iscoroutinefunction(function),
+                is_async=is_async,
                 timeout_s=mark.timeout_s,
                 per_second=mark.per_second,
                 is_stateless=mark.stateless,
+                is_bulk=mark.bulk,
             )
         )
     return rows

@@ -31,6 +31,7 @@ class Endpoint:
         "handler",
         "interval_s",
         "is_async",
+        "is_bulk",
         "is_heartbeat",
         "is_stateless",
         "needs_user",
@@ -52,6 +53,7 @@ class Endpoint:
         self.decode = BodyDecoder(command.request, limits.max_frame_bytes).decode
         self.handler = command.handler
         self.is_async = command.is_async
+        self.is_bulk = command.is_bulk
         self.is_stateless = command.is_stateless
         self.is_heartbeat = command.command_id == HEARTBEAT
         self.needs_user = command.allow != ANYONE

@@ -161,6 +161,7 @@ class CommandMark:
     timeout_s: float | None
     per_second: float | None
     stateless: bool
+    bulk: bool
 
 
 def command(
@@ -172,6 +173,7 @@ def command(
     timeout_s: float | None = None,
     per_second: float | None = None,
     stateless: bool = False,
+    bulk: bool = False,
 ) -> Callable[[_H], _H]:
     """Make a method of a plugin the handler of a command.
 
@@ -184,11 +186,13 @@ def command(
         per_second: at most so many a second and connection (burst: 2×), beside the connection's own limit.
         stateless: the answer depends on nothing that a commit could still take back (a heartbeat, typing), so it does
             not wait for the disk.
+        bulk: the answer of this `async def` handler may be long (over some 64 KiB). On one connection requests of such commands run one at a time, and not
+            before the client has read most of what it was sent: what it asks for and does not read is not held for it.
     """
 
     def mark(handler: _H) -> _H:
         handler.__imserver_command__ = CommandMark(  # type: ignore[attr-defined]
-            command_id, request, name, allow, timeout_s, per_second, stateless
+            command_id, request, name, allow, timeout_s, per_second, stateless, bulk
         )
         return handler
 

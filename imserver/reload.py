@@ -21,7 +21,8 @@ import trio
 from imserver.cache import Cache
 from imserver.commands import Command, CommandTable, Route, commands_of, routes_of
 from imserver.connection import add_connection_commands
-from imserver.context import Activity, AppContext, Pending
+from imserver.context.application import Activity, AppContext
+from imserver.context.database import Pending
 from imserver.errors import ImserverError, PluginError
 from imserver.log import get_logger
 from imserver.plugin_loader import Modules, Registry, find_source, load_again

@@ -44,7 +44,7 @@ from imserver.session import LINGER_S
 from imserver.shard import Shard
 from imserver.snowflake import Snowflakes
 from imserver.storage.database import Database
-from imserver.storage.messages import MessageStore
+from imserver.storage.stores import Stores
 from imserver.tls import ServerTls
 
 #: How often read cursors that ran ahead by own messages are written; a crash makes the next start work them out.
@@ -140,14 +140,14 @@ class Server:
         self._tls = None if config.tls is None else ServerTls(config.tls)
         load_secret(config.auth.secret_file)
         database = Database(config.server.data_dir, self._registry.migrations)
-        store = MessageStore(database, self._clock)
+        stores = Stores(database, self._clock)
         self.conversations: Conversations
         journal = Journal(database, lambda batches: self.conversations.forget(batches))
         self.conversations = Conversations(
-            snowflakes=Snowflakes(config.server.node, store.last_snowflake(), self._clock.now_ms),
+            snowflakes=Snowflakes(config.server.node, stores.conversations.last_snowflake(), self._clock.now_ms),
             clock=self._clock,
-            load=store.load,
-            last_number=store.last_conversation(),
+            load=stores.conversations.load,
+            last_number=stores.conversations.last_conversation(),
             lock=journal.lock,
             open_batch=journal.open_batch,
         )
@@ -161,7 +161,7 @@ class Server:
                 conversations=self.conversations,
                 directory=self.directory,
                 database=database,
-                store=store,
+                stores=stores,
                 registry=self._registry,
                 table=self._table,
                 caches=caches,

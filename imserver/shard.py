@@ -25,6 +25,7 @@ from imserver.router import Router, refusal_of
 from imserver.section import Section
 from imserver.send_hooks import SendHooks
 from imserver.session import GOAWAY, Session
+from imserver.storage.cursors import cursor_statements
 from imserver.wheel import RESOLUTION_S, Wheel
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from imserver.figures import Figures
     from imserver.plugin_loader import Registry
     from imserver.storage.database import Database
-    from imserver.storage.messages import MessageStore
+    from imserver.storage.stores import Stores
 
 #: What one read takes from one socket at most, so that no socket starves the others.
 READ_BYTES = 64 * 1024
@@ -71,7 +72,7 @@ class Shard:
         conversations: Conversations,
         directory: Directory,
         database: Database,
-        store: MessageStore,
+        stores: Stores,
         registry: Registry,
         table: CommandTable,
         caches: Mapping[str, Cache],
@@ -85,7 +86,7 @@ class Shard:
         self.conversations = conversations
         self.directory = directory
         self.database = database
-        self.store = store
+        self.stores = stores
         self.registry = registry
         #: The whole server's; set when it is put together.
         self.figures: Figures | None = None
@@ -113,6 +114,8 @@ class Shard:
         self._nursery: trio.Nursery | None = None
         self._tls_failures = 0
         self._tls_said_at = -1.0
+        #: Sessions whose next frames wait for a tick of their own.
+        self._out_of_turn: deque[Session] = deque()
         #: The plugins' `before_send` hooks.
         self.send_hooks = SendHooks()
         self.worker_limiter = trio.CapacityLimiter(8)
@@ -173,10 +176,15 @@ class Shard:
         self.sessions.discard(session)
         self.directory.dismiss(session.address)
 
+    def wait_turn(self, session: Session) -> None:
+        """A session's frames have taken their time, and the rest waits in its backlog: it goes on in a tick of its own."""
+        self._out_of_turn.append(session)
+        self.reactor.wake()
+
     @property
     def is_quiet(self) -> bool:
         """Nothing runs, nothing waits to be written."""
-        return not (self.waiting or self.dirty or self._mailbox or self.router.busy) and all(
+        return not (self.waiting or self.dirty or self._mailbox or self._out_of_turn or self.router.busy) and all(
             not session.in_flight and not session.has_output for session in list(self.sessions)
         )
 
@@ -230,6 +238,12 @@ class Shard:
                 batch = waiting.popleft()
                 batch.unreleased -= 1
             self._release(batch)
+        if self._out_of_turn and not self.journal.is_full:
+            # One a tick: between two of them come those who have asked little.
+            session = self._out_of_turn.popleft()
+            self.router.resume_if_free(session)
+            if self._out_of_turn:
+                self.reactor.wake()
 
     def _end_tick(self) -> None:
         self.journal.submit()
@@ -258,7 +272,7 @@ class Shard:
         frames = batch.frames[self.index]
         if batch.state == DURABLE:
             if self._conditionals:
-                frames = [self._resolve(held) for held in frames]
+                frames = [held for held in map(self._resolve, frames) if held is not None]
             dirty = self.dirty
             for session, frame, what in frames:
                 if session.is_plain:
@@ -288,15 +302,15 @@ class Shard:
         if not batch.unreleased:
             batch.writes = []
 
-    def _resolve(self, held: Held) -> Held:
-        """An answer as it is now that the fate of its handler's units is known."""
+    def _resolve(self, held: Held) -> Held | None:
+        """An answer as it is now that the fate of its handler's units is known; None: none was asked for."""
         session, frame, what = held
         if not isinstance(what, _Conditional):
             return held
         self._conditionals -= 1
         if any(write.error is not None for write in what.writes):
             return session, refusal_of(frame, what.rid), what.rid
-        return session, frame, what.rid
+        return (session, frame, what.rid) if what.rid else None
 
     # ------------------------------------------------------------ frames that wait
 
@@ -306,7 +320,11 @@ class Shard:
         return self.waiting[-1] if self.waiting else None
 
     def hold(self, session: Session, frame: bytes, rid: int, writes: Sequence[Write] | None) -> None:
-        """Send an answer when everything that its handler could have seen or written is durable."""
+        """Send an answer when everything that its handler could have seen or written is durable.
+
+        Args:
+            writes: the units of SQL without which there is another answer.
+        """
         if not self.waiting:
             session.send(frame)
         elif writes:
@@ -315,6 +333,16 @@ class Shard:
             self.waiting[-1].frames[self.index].append((session, frame, _Conditional(rid, writes)))
         else:
             self.waiting[-1].frames[self.index].append((session, frame, rid))
+
+    def hold_refusal(self, session: Session, header: bytes, writes: Sequence[Write] | None) -> None:
+        """Say nothing when what a request without `rid` has written is durable, and an ERROR push if that fails.
+
+        Args:
+            header: a frame of the request's command and flags.
+        """
+        if self.waiting:
+            self._conditionals += 1
+            self.waiting[-1].frames[self.index].append((session, header, _Conditional(0, writes or ())))
 
     async def wait_durable(self) -> None:
         """Wait until all that is in memory now is durable.
@@ -446,7 +474,7 @@ class Shard:
         try:
             rows, through = self.conversations.collect_dirty_cursors()
             if through:
-                write = self.write(self.store.cursor_statements(rows, through))
+                write = self.write(cursor_statements(rows, through))
                 write.on_done = lambda: self.conversations.refold() if write.error is not None else None
         finally:
             self.section.leave()

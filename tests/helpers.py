@@ -30,7 +30,7 @@ from imserver.session import Session
 from imserver.shard import Shard
 from imserver.snowflake import Snowflakes
 from imserver.storage.database import Database
-from imserver.storage.messages import MessageStore
+from imserver.storage.stores import Stores
 
 #: No test meets this; one that would wait for ever fails by it.
 PATIENCE_S = 20
@@ -326,13 +326,13 @@ class Rig:
         self.config = Config(server=Server(data_dir=folder), limits=attrs.evolve(Limits(), **(limits or {})))
         self.database = Database(folder, self.registry.migrations)
         self.store = FaultyStore(self.database)
-        self.messages = MessageStore(self.database, self.clock)
+        self.stores = Stores(self.database, self.clock)
         self.journal = Journal(self.store, lambda batches: self.conversations.forget(batches))
         self.conversations = Conversations(
-            snowflakes=Snowflakes(1, self.messages.last_snowflake(), self.clock.now_ms),
+            snowflakes=Snowflakes(1, self.stores.conversations.last_snowflake(), self.clock.now_ms),
             clock=self.clock,
-            load=self.messages.load,
-            last_number=self.messages.last_conversation(),
+            load=self.stores.conversations.load,
+            last_number=self.stores.conversations.last_conversation(),
             lock=self.journal.lock,
             open_batch=self.journal.open_batch,
         )
@@ -347,7 +347,7 @@ class Rig:
                 conversations=self.conversations,
                 directory=self.directory,
                 database=self.database,
-                store=self.messages,
+                stores=self.stores,
                 registry=self.registry,
                 table=self.registry.commands,
                 caches=self.caches,

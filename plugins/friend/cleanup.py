@@ -4,34 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import trio
-
-from imserver.plugin import StorageError
 from imserver_plugins.friend import store
 
 if TYPE_CHECKING:
     from imserver.plugin import AppContext
 
+#: Between two rounds; a round is as many steps as it takes.
 PERIOD_S = 60.0
-# Between two steps, where there is more to drop than one takes: other commits go first.
-_STEP_S = 0.1
 
 
-async def run(ctx: AppContext) -> None:
-    """The background task."""
-    pause_s = PERIOD_S
-    while True:
-        await trio.sleep(pause_s)
-        pause_s = PERIOD_S
-        try:
-            if await drop_expired(ctx) == store.CHUNK:
-                pause_s = _STEP_S
-        except StorageError as exc:
-            # The disk is full, say: that has its own alarm, and the next round may find it mended.
-            ctx.log.warning("friend_cleanup_failed", error=str(exc))
-
-
-async def drop_expired(ctx: AppContext) -> int:
-    """One step; returns how many it dropped."""
+async def drop_expired(ctx: AppContext) -> bool:
+    """One step; returns whether there may be more to drop."""
     (dropped,) = await ctx.db.write_all(store.forget_expired(ctx.clock.now_ms()))
-    return len(dropped)
+    return len(dropped) == store.CHUNK

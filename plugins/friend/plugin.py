@@ -40,7 +40,7 @@ class FriendPlugin(Plugin):
         if "message" in ctx.config.plugins.enabled:
             friends_only = getattr(ctx.of("message").settings, "require_friendship", False)
         self._gate = Gate(friends_only=friends_only)
-        ctx.start_soon(cleanup.run, ctx)
+        ctx.start_periodic(cleanup.drop_expired, ctx, period_s=cleanup.PERIOD_S, name="friend_cleanup")
 
     def before_send(self, ctx: Context, draft: Draft) -> None:
         """Refuse a message to somebody who blocks its sender or, where only friends write, to a stranger."""
@@ -56,7 +56,7 @@ class FriendPlugin(Plugin):
         """Accept or decline a request."""
         await friendships.answer(self.gate, ctx, request)
 
-    @command(3003, request=requests.ListFriends)
+    @command(3003, request=requests.ListFriends, bulk=True)
     async def list_friends(self, ctx: Context, request: requests.ListFriends) -> dict[str, Any]:
         """One's own friends."""
         return await friendships.list_friends(ctx, request)

@@ -28,7 +28,7 @@ class GroupPlugin(Plugin):
 
     async def on_start(self, ctx: AppContext) -> None:
         """Begin to drop expired requests."""
-        ctx.start_soon(cleanup.run, ctx)
+        ctx.start_periodic(cleanup.drop_expired, ctx, period_s=cleanup.PERIOD_S, name="group_cleanup")
 
     def before_send(self, ctx: Context, draft: Draft) -> None:
         """Refuse a message to a group of which its sender is no member, or is muted."""
@@ -69,7 +69,7 @@ class GroupPlugin(Plugin):
         """End one's own membership."""
         return members.leave(ctx, request)
 
-    @command(4008, request=requests.ListMembers)
+    @command(4008, request=requests.ListMembers, bulk=True)
     async def list_members(self, ctx: Context, request: requests.ListMembers) -> dict[str, Any]:
         """Who belongs to a group."""
         return await members.list_(ctx, request)

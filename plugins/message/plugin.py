@@ -223,7 +223,7 @@ class MessagePlugin(Plugin):
         read, unread_count = ctx.conversations.readers(conversation, request.seq, message.sender)
         return {"read": read[:MAX_READERS], "read_count": len(read), "unread_count": unread_count}
 
-    @command(2002, request=Pull)
+    @command(2002, request=Pull, bulk=True)
     async def pull(self, ctx: Context, request: Pull) -> dict[str, Any]:
         """A page of a conversation, ascending by `seq`; without bounds the newest."""
         page = await read_as_member(
@@ -241,7 +241,7 @@ class MessagePlugin(Plugin):
             return {"messages": [], "first_seq": 0, "last_seq": 0}
         return {"messages": page.messages, "first_seq": page.first_seq, "last_seq": page.last_seq}
 
-    @command(2003, request=Sync)
+    @command(2003, request=Sync, bulk=True)
     async def sync(self, ctx: Context, request: Sync) -> dict[str, Any]:
         """The conversations that changed since the cursor, oldest change first; without a cursor all."""
         user_id = user_of(ctx)
@@ -275,7 +275,7 @@ class MessagePlugin(Plugin):
         next_cursor = rows[-1].change if rows else cursor
         return {"conversations": conversations, "next_cursor": f"{next_cursor:x}", "more": more}
 
-    @command(2014, request=Changes)
+    @command(2014, request=Changes, bulk=True)
     async def changes(self, ctx: Context, request: Changes) -> dict[str, Any]:
         """The present state of what changed after `since_rev`, in `rev` order."""
         found = await read_as_member(

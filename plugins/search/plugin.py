@@ -35,7 +35,7 @@ class SearchPlugin(Plugin):
         """Its new text is to be found, in the commit that it is in."""
         ctx.db.write(*store.edited(int(message_id, 16)))
 
-    @command(2009, request=Search, per_second=SEARCHES_PER_SECOND)
+    @command(2009, request=Search, per_second=SEARCHES_PER_SECOND, bulk=True)
     async def search(self, ctx: Context, request: Search) -> dict[str, Any]:
         """Find messages in one's own conversations, the newest first."""
         user_id = ctx.session.user_id

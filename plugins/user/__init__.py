@@ -6,7 +6,7 @@
 * credentials.py: who asks over HTTP, by bearer.py (tokens), keys.py (API keys) or a client certificate
 * admin_routes.py: what administrators do over HTTP
 * guesses.py: comparing a password, under the limits on guessing
-* store.py: the tables and all SQL; state.py: what the commands share
+* store/: the tables and all SQL; state.py: what the commands share
 * background.py: once a second; cli.py and admin.py: the command line; roles.py: rules for both
 """
 

@@ -39,10 +39,10 @@ async def register(state: State, ctx: Context, request: Register) -> dict[str, A
         wait_s = state.registrations.take(address, ctx.clock.monotonic())
         if wait_s > 0:
             raise RateLimited("too many registrations from this address", retry_after_ms=math.ceil(wait_s * 1000))
-    if await store.find_account(ctx.db, request.user_id) is not None:
+    if await store.accounts.find_account(ctx.db, request.user_id) is not None:
         raise Conflict(_EXISTS, field="user_id")
     password = await state.passwords.hash(request.password)
-    sql, params = store.insert_user(
+    sql, params = store.accounts.insert_user(
         request.user_id, password, nickname=request.nickname, now_ms=ctx.clock.now_ms(), or_ignore=False
     )
     try:
@@ -58,7 +58,7 @@ async def change_password(state: State, ctx: Context, request: ChangePassword) -
     """1008 CHANGE_PASSWORD: the user's other sessions end with it."""
     user_id, session = user_of(ctx), ctx.session
     auth.check_new_password(request.new_password, user_id=user_id, field="new_password")
-    account = await store.find_account(ctx.db, user_id)
+    account = await store.accounts.find_account(ctx.db, user_id)
     if account is None or account.password is None:
         raise PermissionDenied("this account has no password: its tokens come from elsewhere")
     verdict = await compare(
@@ -75,9 +75,9 @@ async def change_password(state: State, ctx: Context, request: ChangePassword) -
     changed, _revoked, *_ = await durable(
         ctx.db.write_all(
             [
-                store.change_password(user_id, old=account.password, new=password),
-                store.revoke_if_password(user_id, password, keep=session.session_id),
-                *store.revoke_tokens(tokens_of(state, ctx, user_id, keep=session.session_id)),
+                store.accounts.change_password(user_id, old=account.password, new=password),
+                store.sessions.revoke_if_password(user_id, password, keep=session.session_id),
+                *store.sessions.revoke_tokens(tokens_of(state, ctx, user_id, keep=session.session_id)),
             ]
         )
     )

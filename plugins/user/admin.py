@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 from imserver.plugin import Conflict, InvalidBody, NotFound, auth, offline_database
 from imserver_plugins.user import keys, store
 from imserver_plugins.user.roles import check_count, checked_role, with_role
+from imserver_plugins.user.store.api_keys import ApiKey
+from imserver_plugins.user.store.columns import roles_from
+from imserver_plugins.user.store.statements import Statement
 
 if TYPE_CHECKING:
     import apsw
@@ -42,7 +45,9 @@ def add_user(config: Config, user_id: str, password: str, nickname: str | None =
     with _transaction(config) as connection:
         if _find(connection, user_id) is not None:
             raise Conflict(f"user {user_id} exists; `imserver user passwd` changes its password", field="user_id")
-        statement = store.insert_user(user_id, hashed, nickname=nickname, roles=roles, now_ms=_now_ms(), or_ignore=False)
+        statement = store.accounts.insert_user(
+            user_id, hashed, nickname=nickname, roles=roles, now_ms=_now_ms(), or_ignore=False
+        )
         connection.execute(*statement)
 
 
@@ -64,7 +69,7 @@ def set_disabled(config: Config, user_id: str, disabled: bool) -> None:
     Raises:
         NotFound: there is no such user.
     """
-    statements = [store.set_disabled(user_id, disabled)]
+    statements = [store.accounts.set_disabled(user_id, disabled)]
     _change(config, user_id, [*statements, *_end(user_id)] if disabled else statements)
 
 
@@ -80,7 +85,7 @@ def set_role(config: Config, user_id: str, role: str, present: bool) -> None:
         old = _find(connection, user_id)
         if old is None:
             raise _unknown(user_id)
-        _execute(connection, user_id, [store.change_roles(user_id, old=old, new=with_role(old, role, present))])
+        _execute(connection, user_id, [store.accounts.change_roles(user_id, old=old, new=with_role(old, role, present))])
 
 
 def issue_token(config: Config, user_id: str, ttl_s: float) -> str:
@@ -125,15 +130,15 @@ def add_key(config: Config, name: str, scopes: Iterable[str], expires_s: float |
         raise InvalidBody("a key is good for one second at least", field="expires")
     shown, now_ms = keys.new(), _now_ms()
     expires_at = None if expires_s is None else now_ms + round(expires_s * 1000)
-    key = store.ApiKey(shown.key_id, name, shown.secret_hash, wanted, now_ms, expires_at, None, None)
+    key = ApiKey(shown.key_id, name, shown.secret_hash, wanted, now_ms, expires_at, None, None)
     with _transaction(config) as connection:
         if any(other.name == name and other.revoked_at is None for other in _keys(connection)):
             raise Conflict(f"there is a key {name}; `imserver token key revoke {name}` ends it", field="name")
-        connection.execute(*store.insert_key(key))
+        connection.execute(*store.api_keys.insert_key(key))
     return shown.text
 
 
-def list_keys(config: Config) -> list[store.ApiKey]:
+def list_keys(config: Config) -> list[ApiKey]:
     """All API keys, revoked ones included, the oldest first."""
     with offline_database(config) as connection:
         return _keys(connection)
@@ -146,13 +151,13 @@ def revoke_key(config: Config, name: str) -> None:
         NotFound: there is no key of this name, or it is revoked already.
     """
     with _transaction(config) as connection:
-        if not list(connection.execute(*store.revoke_key(name, _now_ms()))):
+        if not list(connection.execute(*store.api_keys.revoke_key(name, _now_ms()))):
             raise NotFound(f"there is no key {name} that is not revoked; see `imserver token key list`", field="name")
-        _announce(connection, store.KEYS_CHANGED)
+        _announce(connection, store.changes.KEYS_CHANGED)
 
 
-def _keys(connection: apsw.Connection) -> list[store.ApiKey]:
-    return [store.key_from(row) for row in connection.execute(store.ALL_KEYS)]
+def _keys(connection: apsw.Connection) -> list[ApiKey]:
+    return [store.api_keys.key_from(row) for row in connection.execute(store.api_keys.ALL_KEYS)]
 
 
 @contextmanager
@@ -164,14 +169,14 @@ def _transaction(config: Config) -> Iterator[apsw.Connection]:
             yield connection
 
 
-def _change(config: Config, user_id: str, statements: Sequence[store.Statement]) -> None:
+def _change(config: Config, user_id: str, statements: Sequence[Statement]) -> None:
     with _transaction(config) as connection:
         if _find(connection, user_id) is None:
             raise _unknown(user_id)
         _execute(connection, user_id, statements)
 
 
-def _execute(connection: apsw.Connection, user_id: str, statements: Sequence[store.Statement]) -> None:
+def _execute(connection: apsw.Connection, user_id: str, statements: Sequence[Statement]) -> None:
     for sql, params in statements:
         connection.execute(sql, params)
     _announce(connection, user_id)
@@ -184,14 +189,14 @@ def _announce(connection: apsw.Connection, user_id: str) -> None:
     connection.execute("INSERT INTO user_changes (user_id, changed_at) VALUES (?, ?)", (user_id, now_ms))
 
 
-def _end(user_id: str) -> list[store.Statement]:
-    return [store.revoke(user_id, session_ids=None), store.refuse_older_tokens(user_id, _now_ms())]
+def _end(user_id: str) -> list[Statement]:
+    return [store.sessions.revoke(user_id, session_ids=None), store.accounts.refuse_older_tokens(user_id, _now_ms())]
 
 
 def _find(connection: apsw.Connection, user_id: str) -> frozenset[str] | None:
     """The user's roles; None: no such user."""
     rows: list[Any] = list(connection.execute("SELECT roles FROM users WHERE user_id = ?", (user_id,)))
-    return store.roles_from(rows[0][0]) if rows else None
+    return roles_from(rows[0][0]) if rows else None
 
 
 def _check_user_id(user_id: str) -> None:

@@ -14,6 +14,8 @@ from imserver_plugins.user import store
 from imserver_plugins.user.roles import with_role
 from imserver_plugins.user.sessions import after_revocation, end_sessions, ending, sessions_of, take_roles
 from imserver_plugins.user.state import durable
+from imserver_plugins.user.store.accounts import Account
+from imserver_plugins.user.store.columns import roles_from, search_key
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -56,14 +58,14 @@ async def body_of(request: Request, kind: type[T]) -> T:
 
 async def list_users(ctx: Context, request: ListUsers) -> dict[str, Any]:
     """GET /v1/admin/users."""
-    rows = await store.list_users(ctx.db, store.search_key(request.query), request.cursor, request.limit + 1)
+    rows = await store.profiles.list_users(ctx.db, search_key(request.query), request.cursor, request.limit + 1)
     users = [
         {
             "user_id": user_id,
             "nickname": nickname,
             "created_at": created_at,
             "disabled": bool(disabled),
-            "roles": sorted(store.roles_from(roles)),
+            "roles": sorted(roles_from(roles)),
             "online": len(ctx.directory.sessions(user_id)),
         }
         for user_id, nickname, created_at, disabled, roles in rows[: request.limit]
@@ -84,7 +86,7 @@ async def disable(state: State, ctx: Context, user_id: str, request: DisableUser
     if request.disabled and user_id == ctx.session.user_id:
         raise Conflict("you cannot lock yourself out; ask another administrator")
     await _subordinate(ctx, user_id)
-    statements = [store.set_disabled(user_id, request.disabled)]
+    statements = [store.accounts.set_disabled(user_id, request.disabled)]
     if request.disabled:
         statements += ending(state, ctx, user_id, session_ids=None)
     found, *_ = await durable(ctx.db.write_all(statements))
@@ -118,7 +120,7 @@ async def set_role(state: State, ctx: Context, user_id: str, request: SetRole) -
     for _ in range(_ROLE_ATTEMPTS):
         old = (await _subordinate(ctx, user_id)).roles
         new = with_role(old, request.role, request.present)
-        sql, params = store.change_roles(user_id, old=old, new=new)
+        sql, params = store.accounts.change_roles(user_id, old=old, new=new)
         if await durable(ctx.db.write(sql, params)):
             take_roles(state, ctx, user_id, new)
             _log(ctx, "user_role_changed", user_id=user_id, role=request.role, present=request.present)
@@ -126,14 +128,14 @@ async def set_role(state: State, ctx: Context, user_id: str, request: SetRole) -
     raise Conflict("others change the roles of this user at the same moment; try again")
 
 
-async def _existing(ctx: Context, user_id: str) -> store.Account:
-    account = await store.find_account(ctx.db, user_id)
+async def _existing(ctx: Context, user_id: str) -> Account:
+    account = await store.accounts.find_account(ctx.db, user_id)
     if account is None:
         raise _unknown(user_id)
     return account
 
 
-async def _subordinate(ctx: Context, user_id: str) -> store.Account:
+async def _subordinate(ctx: Context, user_id: str) -> Account:
     """The account of somebody who may no more than the caller does.
 
     Raises:

@@ -33,7 +33,7 @@ async def run(state: State, ctx: AppContext, last_change: int) -> None:
             await presence.write_users_seen(state, ctx)
             if periods % _FORGET_EVERY == 0:
                 await write_key_uses(state, ctx)
-                await ctx.db.write_all(store.forget_expired(ctx.clock.now_ms()))
+                await ctx.db.write_all(store.sessions.forget_expired(ctx.clock.now_ms()))
         except StorageError as exc:
             # The disk is full, say: that has its own alarm, and the next round may find it mended.
             ctx.log.warning("user_background_failed", error=str(exc))
@@ -41,9 +41,9 @@ async def run(state: State, ctx: AppContext, last_change: int) -> None:
 
 async def follow_changes(state: State, ctx: AppContext, last_change: int) -> int:
     """Act on what another process has changed since; returns the number of the newest change."""
-    changes = await store.changes_after(ctx.db, last_change)
+    changes = await store.changes.changes_after(ctx.db, last_change)
     for user_id in dict.fromkeys(user_id for _, user_id in changes):
-        if user_id == store.KEYS_CHANGED:
+        if user_id == store.changes.KEYS_CHANGED:
             ctx.directory.invalidate()
         else:
             await _follow(state, ctx, user_id)
@@ -56,7 +56,7 @@ async def write_last_seen(state: State, ctx: AppContext) -> None:
     if not seen:
         return
     try:
-        await ctx.db.write_all(store.mark_seen(seen))
+        await ctx.db.write_all(store.sessions.mark_seen(seen))
     except StorageError:
         state.last_seen.put_back(seen)
         raise
@@ -72,7 +72,7 @@ async def write_key_uses(state: State, ctx: AppContext) -> None:
         return
     ctx.directory.invalidate()
     try:
-        await ctx.db.write_all(store.mark_keys_used(used))
+        await ctx.db.write_all(store.api_keys.mark_keys_used(used))
     except StorageError:
         state.key_uses.put_back(used)
         raise
@@ -81,7 +81,7 @@ async def write_key_uses(state: State, ctx: AppContext) -> None:
 async def _follow(state: State, ctx: AppContext, user_id: str) -> None:
     # Counted first: a login that looked at the database before this change was made looks again.
     state.revocations.add()
-    account = await store.find_account(ctx.db, user_id)
+    account = await store.accounts.find_account(ctx.db, user_id)
     if account is None:
         return
     if account.disabled:
@@ -89,7 +89,7 @@ async def _follow(state: State, ctx: AppContext, user_id: str) -> None:
         ctx.emit("user.disabled", user_id=user_id)
         ctx.log.info("user_disabled", user_id=user_id)
         return
-    alive = {row.session_id for row in await store.list_sessions(ctx.db, user_id) if not row.revoked}
+    alive = {row.session_id for row in await store.sessions.list_sessions(ctx.db, user_id) if not row.revoked}
     live = ctx.directory.sessions(user_id)
     ended = {
         session.session_id

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from imserver.plugin import Identity, NotAuthenticated, PermissionDenied, auth
 from imserver_plugins.user import store
 from imserver_plugins.user.state import ForeignToken, State, session_id_of_token
+from imserver_plugins.user.store.accounts import Account
 
 if TYPE_CHECKING:
     from imserver.plugin import AppContext
@@ -32,7 +33,7 @@ async def identity_of(state: State, ctx: AppContext, token: str) -> Identity:
     )
 
 
-async def account_of(ctx: AppContext, claims: auth.Claims, token: str) -> store.Account:
+async def account_of(ctx: AppContext, claims: auth.Claims, token: str) -> Account:
     """The account that a token speaks for, now.
 
     Raises:
@@ -40,19 +41,21 @@ async def account_of(ctx: AppContext, claims: auth.Claims, token: str) -> store.
         PermissionDenied: the account is disabled.
     """
     if claims.session_id is not None:
-        account = await store.find_account_of_session(ctx.db, claims.session_id, claims.user_id)
+        account = await store.accounts.find_account_of_session(ctx.db, claims.session_id, claims.user_id)
         if account is None:
             raise NotAuthenticated(INVALID)
     else:
-        account, is_revoked = await store.find_foreign_account(ctx.db, claims.user_id, auth.token_hash(token))
+        account, is_revoked = await store.accounts.find_foreign_account(ctx.db, claims.user_id, auth.token_hash(token))
         if is_revoked:
             raise NotAuthenticated(INVALID)
         if account is None:
             # The integrating system's word is enough: the user is made at first sight.
-            sql, params = store.insert_user(claims.user_id, None, nickname=None, now_ms=ctx.clock.now_ms(), or_ignore=True)
+            sql, params = store.accounts.insert_user(
+                claims.user_id, None, nickname=None, now_ms=ctx.clock.now_ms(), or_ignore=True
+            )
             await ctx.db.write(sql, params)
             ctx.emit("user.created", user_id=claims.user_id)
-            account = store.Account(claims.user_id, None, disabled=False, roles=frozenset(), tokens_from_ms=0)
+            account = Account(claims.user_id, None, disabled=False, roles=frozenset(), tokens_from_ms=0)
         if foreign_token(claims, token).is_older_than(account.tokens_from_ms):
             raise NotAuthenticated(INVALID)
     if account.disabled:

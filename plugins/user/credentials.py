@@ -14,6 +14,7 @@ from imserver.plugin import Identity, InvalidBody, NotAuthenticated, NotFound, P
 from imserver_plugins.user import keys, store
 from imserver_plugins.user.bearer import DISABLED, identity_of
 from imserver_plugins.user.state import session_id_of_certificate, session_id_of_key
+from imserver_plugins.user.store.api_keys import ApiKey
 
 if TYPE_CHECKING:
     from imserver.plugin import AppContext, Credentials
@@ -47,13 +48,13 @@ async def authenticate(state: State, ctx: AppContext, credentials: Credentials) 
 
 async def _by_key(state: State, ctx: AppContext, text: str, credentials: Credentials) -> Identity:
     shown = keys.read(text)
-    key = await store.find_key(ctx.db, shown.key_id) if shown is not None else None
+    key = await store.api_keys.find_key(ctx.db, shown.key_id) if shown is not None else None
     if shown is None or key is None or not shown.opens(key):
         raise _wrong_key(state, ctx, credentials.address)
     return await _of_key(state, ctx, key, credentials)
 
 
-async def _of_key(state: State, ctx: AppContext, key: store.ApiKey, credentials: Credentials) -> Identity:
+async def _of_key(state: State, ctx: AppContext, key: ApiKey, credentials: Credentials) -> Identity:
     now_ms = ctx.clock.now_ms()
     if not key.is_good(now_ms):
         refusal = _wrong_key(state, ctx, credentials.address)
@@ -67,7 +68,7 @@ async def _of_key(state: State, ctx: AppContext, key: store.ApiKey, credentials:
             raise InvalidBody(
                 "X-IM-User must be a user id: 1 to 64 characters out of A-Z a-z 0-9 _ - . @", field="X-IM-User"
             )
-        account = await store.find_account(ctx.db, user_id)
+        account = await store.accounts.find_account(ctx.db, user_id)
         if account is None:
             raise NotFound(f"there is no user {user_id} to act for", field="X-IM-User")
         if account.disabled:
@@ -118,7 +119,7 @@ async def _by_certificate(
     name = _common_name(certificate)
     tls = ctx.config.tls
     if tls is not None and tls.client_identity == "api_key":
-        key = await store.find_key_by_name(ctx.db, name)
+        key = await store.api_keys.find_key_by_name(ctx.db, name)
         if key is None:
             raise NotAuthenticated(
                 "the commonName of the client certificate is no API key's name; see imserver token key add"
@@ -126,7 +127,7 @@ async def _by_certificate(
         identity = await _of_key(state, ctx, key, credentials)
     else:
         _refuse_acting(credentials)
-        account = await store.find_account(ctx.db, name)
+        account = await store.accounts.find_account(ctx.db, name)
         if account is None:
             raise NotAuthenticated("the commonName of the client certificate is no user of this server")
         if account.disabled:

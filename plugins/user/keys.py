@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from attrs import field, frozen
 
 if TYPE_CHECKING:
-    from imserver_plugins.user.store import ApiKey
+    from imserver_plugins.user.store.api_keys import ApiKey
 
 _KEY = re.compile(r"imk_([0-9a-f]{16})_([0-9a-f]{64})", re.ASCII)
 _ID_BYTES = 8

@@ -14,6 +14,7 @@ from imserver_plugins.user.bearer import DISABLED, INVALID, account_of, foreign_
 from imserver_plugins.user.guesses import compare
 from imserver_plugins.user.sessions import after_revocation, refuse_if_too_many_live, room_for
 from imserver_plugins.user.state import State, durable, session_id_of_token
+from imserver_plugins.user.store.accounts import Account
 
 if TYPE_CHECKING:
     from imserver.plugin import Context
@@ -32,7 +33,7 @@ async def log_in(state: State, ctx: Context, request: Login) -> dict[str, Any]:
     with _alone(ctx):
         if ctx.session.user_id is not None:
             raise _bound_already()
-        account, is_known = await store.find_account_and_device(ctx.db, request.user_id, request.device_id)
+        account, is_known = await store.accounts.find_account_and_device(ctx.db, request.user_id, request.device_id)
         verdict = await compare(
             state,
             ctx,
@@ -48,7 +49,7 @@ async def log_in(state: State, ctx: Context, request: Login) -> dict[str, Any]:
         password = account.password
         if verdict.needs_rehash:
             password = await state.passwords.hash(request.password)
-            sql, params = store.change_password(account.user_id, old=account.password, new=password)
+            sql, params = store.accounts.change_password(account.user_id, old=account.password, new=password)
             await ctx.db.write(sql, params)
 
         revocations = state.revocations.count
@@ -60,7 +61,7 @@ async def log_in(state: State, ctx: Context, request: Login) -> dict[str, Any]:
         await _store_session(
             state,
             ctx,
-            store.NewSession(
+            store.sessions.NewSession(
                 session_id=session_id,
                 user_id=account.user_id,
                 device_id=device_id,
@@ -75,11 +76,11 @@ async def log_in(state: State, ctx: Context, request: Login) -> dict[str, Any]:
         )
         token, expires_at = state.tokens.issue(account.user_id, session_id, now_ms=now_ms, ttl_ms=state.token_ttl_ms)
 
-        async def check_again() -> store.Account:
-            found = await store.find_account_of_session(ctx.db, session_id, account.user_id)
+        async def check_again() -> Account:
+            found = await store.accounts.find_account_of_session(ctx.db, session_id, account.user_id)
             if found is not None:
                 return found
-            if await store.session_exists(ctx.db, session_id):
+            if await store.sessions.session_exists(ctx.db, session_id):
                 raise NotAuthenticated(_WRONG)  # revoked: what it was opened with is good no more
             raise _too_many_at_once()  # others' logins needed its place before it was online
 
@@ -134,13 +135,13 @@ async def refresh(state: State, ctx: Context, request: Refresh) -> dict[str, Any
         raise NotAuthenticated(INVALID)
     presented, family = read
     # Whoever guesses costs a read, not a write.
-    if not await store.family_exists(ctx.db, presented.family_hash):
+    if not await store.sessions.family_exists(ctx.db, presented.family_hash):
         raise NotAuthenticated(INVALID)
     now_ms = ctx.clock.now_ms()
     fresh = auth.new_refresh_token(family)
     exchanged, reused = await durable(
         ctx.db.write_all(
-            store.rotate(
+            store.sessions.rotate(
                 presented.family_hash,
                 presented.member_hash,
                 fresh.member_hash,
@@ -169,13 +170,13 @@ def _foreign_session_id(ctx: Context, token: str) -> str:
     return secrets.token_hex(16) if ctx.session.is_live else session_id_of_token(auth.token_hash(token))
 
 
-async def _store_session(state: State, ctx: Context, session: store.NewSession, password: str) -> None:
+async def _store_session(state: State, ctx: Context, session: store.sessions.NewSession, password: str) -> None:
     """Make the session's row durable; sessions that had to make room, or were this device's, end."""
     for _ in range(_PLACE_ATTEMPTS):
         evict = await room_for(state, ctx, session.user_id, session.device_id)
         replaced, evicted, stored = await durable(
             ctx.db.write_all(
-                store.open_session(session, password=password, evict=evict, max_sessions=state.sessions_per_user)
+                store.sessions.open_session(session, password=password, evict=evict, max_sessions=state.sessions_per_user)
             )
         )
         for error, message, rows in (
@@ -187,7 +188,7 @@ async def _store_session(state: State, ctx: Context, session: store.NewSession, 
                 after_revocation(state, ctx, session.user_id, message, error=error, session_ids=ended)
         if stored:
             return
-        account = await store.find_account(ctx.db, session.user_id)
+        account = await store.accounts.find_account(ctx.db, session.user_id)
         if account is None or account.disabled or account.password != password:
             raise NotAuthenticated(_WRONG)  # changed while it was being compared
     raise _too_many_at_once()
@@ -201,12 +202,12 @@ async def _bind(
     state: State,
     ctx: Context,
     request: Login | Auth,
-    account: store.Account,
+    account: Account,
     session_id: str,
     device_id: str | None,
     expires_at_ms: int,
     revocations: int,
-    check_again: Callable[[], Awaitable[store.Account]],
+    check_again: Callable[[], Awaitable[Account]],
 ) -> None:
     """Enter the session in the directory, then make sure that it was not ended meanwhile (see `Revocations`).
 

@@ -14,6 +14,7 @@ import trio
 from imserver.plugin import StorageError, TooLarge
 from imserver_plugins.user import store
 from imserver_plugins.user.state import State, user_of
+from imserver_plugins.user.store.profiles import UserSeen
 from imserver_plugins.user.watches import Status, status_of
 
 if TYPE_CHECKING:
@@ -58,22 +59,22 @@ def _bounded(user_ids: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(user_ids))
 
 
-async def _seen(state: State, ctx: AppContext, user_ids: Sequence[str]) -> dict[str, store.UserSeen]:
+async def _seen(state: State, ctx: AppContext, user_ids: Sequence[str]) -> dict[str, UserSeen]:
     """When users were last seen, in this order; those who do not exist are left out."""
     if not user_ids:
         return {}
     # Looked at before the table: what is written meanwhile is in one of them.
     fresh = state.users_seen.peek(user_ids)
-    rows = await store.find_users_seen(ctx.db, user_ids)
+    rows = await store.profiles.find_users_seen(ctx.db, user_ids)
     found = {row.user_id: row for row in rows}
     return {
-        user_id: store.UserSeen(user_id, fresh.get(user_id, found[user_id].seen_at), found[user_id].visible_to)
+        user_id: UserSeen(user_id, fresh.get(user_id, found[user_id].seen_at), found[user_id].visible_to)
         for user_id in user_ids
         if user_id in found
     }
 
 
-def _fields(user_id: str, status: Status, seen: store.UserSeen | None, reader: str | None) -> dict[str, Any]:
+def _fields(user_id: str, status: Status, seen: UserSeen | None, reader: str | None) -> dict[str, Any]:
     fields: dict[str, Any] = {"user_id": user_id, "online": status.online, "platforms": list(status.platforms)}
     seen_at = None if seen is None or status.online else seen.as_told_to(reader)
     if seen_at is not None:
@@ -103,7 +104,7 @@ async def write_users_seen(state: State, ctx: AppContext) -> None:
     """Write when users were last seen, as far as it is not written; what fails is tried again the next time."""
     seen = state.users_seen.unwritten()
     if seen:
-        await ctx.db.write_all(store.mark_users_seen(seen))
+        await ctx.db.write_all(store.profiles.mark_users_seen(seen))
         state.users_seen.written(seen)
 
 
@@ -123,7 +124,7 @@ async def tell(state: State, ctx: AppContext) -> None:
 
 async def _tell_of(state: State, ctx: AppContext, user_ids: Sequence[str]) -> None:
     try:
-        seen: Mapping[str, store.UserSeen] = await _seen(state, ctx, user_ids)
+        seen: Mapping[str, UserSeen] = await _seen(state, ctx, user_ids)
     except StorageError as exc:
         ctx.log.warning("last_seen_unknown", error=str(exc))
         seen = {}  # who is online can be told all the same

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from imserver.plugin import UNSET, InvalidBody, TooLarge
 from imserver_plugins.user import store
 from imserver_plugins.user.state import user_of
+from imserver_plugins.user.store.columns import search_key
+from imserver_plugins.user.store.statements import Row
 
 if TYPE_CHECKING:
     from imserver.plugin import Context
@@ -22,7 +24,7 @@ async def get_user(ctx: Context, request: GetUser) -> dict[str, Any]:
     wanted = list(dict.fromkeys(request.user_ids))
     if not wanted:
         return {"users": []}
-    rows = {row[0]: row for row in await store.find_profiles(ctx.db, wanted)}
+    rows = {row[0]: row for row in await store.profiles.find_profiles(ctx.db, wanted)}
     users = {user_id: _profile(rows[user_id]) for user_id in wanted if user_id in rows}
     me = user_of(ctx)
     if me in users and rows[me][5] != "everyone":
@@ -35,7 +37,7 @@ def update_profile(ctx: Context, request: UpdateProfile) -> dict[str, Any]:
     given = {name: getattr(request, name) for name in ("nickname", "avatar", "bio", "last_seen")}
     changes = {name: value for name, value in given.items() if value is not UNSET}
     if changes:
-        sql, params = store.update_profile(user_of(ctx), changes)
+        sql, params = store.profiles.update_profile(user_of(ctx), changes)
         ctx.db.write(sql, params)
     return {}
 
@@ -48,11 +50,11 @@ async def search_users(ctx: Context, request: SearchUsers) -> dict[str, Any]:
     user id; "s" and the last user id looked at. The first two are places in an index. The third looks at a bounded number of
     users each time, so a page there may be short, even empty, and have more behind it.
     """
-    key, limit = store.search_key(request.query), request.limit
+    key, limit = search_key(request.query), request.limit
     kind, place = _place(request.cursor)
     users: list[dict[str, Any]] = []
     if kind == "i":
-        rows = await store.search_by_id(ctx.db, key, place or None, limit + 1)
+        rows = await store.profiles.search_by_id(ctx.db, key, place or None, limit + 1)
         users = [_profile(row) for row in rows[:limit]]
         if len(rows) > limit:
             return {"users": users, "next_cursor": f"i{users[-1]['user_id']}"}
@@ -60,13 +62,13 @@ async def search_users(ctx: Context, request: SearchUsers) -> dict[str, Any]:
     if kind == "n":
         nickname_key, _, user_id = place.rpartition("\n")
         wanted = limit - len(users)
-        rows = await store.search_by_nickname(ctx.db, key, (nickname_key, user_id), wanted + 1)
+        rows = await store.profiles.search_by_nickname(ctx.db, key, (nickname_key, user_id), wanted + 1)
         users += [_profile(row) for row in rows[:wanted]]
         if len(rows) > wanted:
             return {"users": users, "next_cursor": f"n{rows[wanted - 1][5]}\n{rows[wanted - 1][0]}" if wanted else "n\n"}
         place = ""
     wanted = limit - len(users)
-    rows, looked_at = await store.search_in_nicknames(ctx.db, key, place, wanted + 1)
+    rows, looked_at = await store.profiles.search_in_nicknames(ctx.db, key, place, wanted + 1)
     users += [_profile(row) for row in rows[:wanted]]
     if len(rows) > wanted:
         looked_at = rows[wanted - 1][0] if wanted else place
@@ -82,7 +84,7 @@ def _place(cursor: str | None) -> tuple[str, str]:
     raise InvalidBody("cursor must be a next_cursor of this command", field="cursor")
 
 
-def _profile(row: store.Row) -> dict[str, Any]:
+def _profile(row: Row) -> dict[str, Any]:
     user_id, nickname, avatar, bio, created_at = row[:5]
     profile: dict[str, Any] = {"user_id": user_id, "nickname": nickname, "created_at": created_at}
     if avatar is not None:

@@ -32,7 +32,7 @@ class UserPlugin(Plugin):
     """Users, their sessions and devices: commands 1001 to 1013, and the operators' routes."""
 
     name = "user"
-    migrations: ClassVar[Sequence[str]] = store.MIGRATIONS
+    migrations: ClassVar[Sequence[str]] = store.schema.MIGRATIONS
     cli_commands: ClassVar[Sequence[click.Command]] = cli.COMMANDS
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class UserPlugin(Plugin):
         """Read the secret, and begin to follow what the command line changes."""
         self._state = make_state(ctx)
         ctx.start_soon(presence.run, self._state, ctx)
-        ctx.start_soon(background.run, self._state, ctx, await store.last_change(ctx.db))
+        ctx.start_soon(background.run, self._state, ctx, await store.changes.last_change(ctx.db))
 
     async def on_stop(self, ctx: AppContext) -> None:
         """Write down when the last sessions were seen."""

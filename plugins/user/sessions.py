@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from imserver.plugin import Conflict, NotFound
 from imserver_plugins.user import store
 from imserver_plugins.user.state import State, durable, is_of_certificate, token_of_session_id, user_of
+from imserver_plugins.user.store.statements import Statement
 
 if TYPE_CHECKING:
     from imserver.plugin import AppContext, Caller, Context, Session
@@ -50,7 +51,7 @@ async def room_for(state: State, ctx: AppContext, user_id: str, device_id: str) 
     """
     if state.sessions_per_user == 0:
         return []
-    others = [row for row in await store.list_sessions(ctx.db, user_id) if row.device_id != device_id]
+    others = [row for row in await store.sessions.list_sessions(ctx.db, user_id) if row.device_id != device_id]
     excess = len(others) + 1 - state.sessions_per_user
     if excess <= 0:
         return []
@@ -134,12 +135,12 @@ async def end_sessions(
     return ended
 
 
-def ending(state: State, ctx: Context, user_id: str, *, session_ids: AbstractSet[str] | None) -> list[store.Statement]:
+def ending(state: State, ctx: Context, user_id: str, *, session_ids: AbstractSet[str] | None) -> list[Statement]:
     """What is written to end sessions; the first statement returns the ids of those that were stored."""
-    statements = [store.revoke(user_id, session_ids=None if session_ids is None else tuple(session_ids))]
-    statements += store.revoke_tokens(tokens_of(state, ctx, user_id, session_ids=session_ids))
+    statements = [store.sessions.revoke(user_id, session_ids=None if session_ids is None else tuple(session_ids))]
+    statements += store.sessions.revoke_tokens(tokens_of(state, ctx, user_id, session_ids=session_ids))
     if session_ids is None:
-        statements.append(store.refuse_older_tokens(user_id, ctx.clock.now_ms()))
+        statements.append(store.accounts.refuse_older_tokens(user_id, ctx.clock.now_ms()))
     return statements
 
 
@@ -192,7 +193,7 @@ async def list_devices(state: State, ctx: Context) -> dict[str, Any]:
 async def sessions_of(ctx: AppContext, user_id: str) -> list[dict[str, Any]]:
     """A user's sessions: those that are stored and good, and those that are connected."""
     now_ms = ctx.clock.now_ms()
-    rows = await store.list_sessions(ctx.db, user_id)
+    rows = await store.sessions.list_sessions(ctx.db, user_id)
     # Several connections may share a session (AUTH by one token from several places): the one with the session's own
     # device id stands for them, or else the newest.
     own_device = {row.session_id: row.device_id for row in rows}

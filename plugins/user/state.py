@@ -11,7 +11,7 @@ import trio
 from attrs import define, field, frozen
 
 from imserver.plugin import auth
-from imserver_plugins.user.store import Seen
+from imserver_plugins.user.store.sessions import Seen
 from imserver_plugins.user.watches import Watches
 
 if TYPE_CHECKING:

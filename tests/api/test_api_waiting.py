@@ -4,7 +4,7 @@ import pytest
 import trio
 
 import imserver.testing
-from imserver.context import Pending
+from imserver.context.database import Pending
 from imserver.journal import Journal
 from imserver.router import Router
 

@@ -53,7 +53,7 @@ async def test_an_edit_that_meets_the_retention_keeps_its_rev(tmp_path):
         await send(ctx, "old")
         await send(ctx, "newest")
         rig.clock.advance(5 * DAY_S)
-        over, _ = await rig.messages.aged("direct", rig.clock.now_ms() - DAY_S * 1000, 0, 1)
+        over, _ = await rig.stores.messages.aged("direct", rig.clock.now_ms() - DAY_S * 1000, 0, 1)
         assert [(one.seq, one.state) for one in over] == [(1, None)]
         assert (await change(ctx, "edit", 1, "edited")).rev == 3
         await ctx.messages._delete(over)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from imserver import conversations as module
+from imserver.clock import SystemClock
 from imserver.conversation import KEY_LIFE_MS, Draft, State, proof_of, write_state
 from imserver.conversations import Conversations
 from imserver.errors import Conflict, NotFound, NotLoaded, PermissionDenied, StorageUnavailable
@@ -24,8 +25,9 @@ from imserver.message_changes import _size
 from imserver.protocol.body import encode_msgpack
 from imserver.section import Section
 from imserver.snowflake import Snowflakes
+from imserver.storage.cursors import cursor_statements
 from imserver.storage.database import Database
-from imserver.storage.messages import MessageStore
+from imserver.storage.stores import Stores
 
 USERS = ("ann", "bob", "cyd")
 DIRECT = ("d:ann:bob", "d:ann:ann")
@@ -142,13 +144,13 @@ class Machine(RuleBasedStateMachine):
     def open(self):
         self.database = Database(self.folder, {"test": ["CREATE TABLE facts (name TEXT PRIMARY KEY, value INTEGER)"]})
         self.faulty = FaultyStore(self.database)
-        self.store = MessageStore(InlineReads(self.database))
+        self.stores = Stores(InlineReads(self.database), SystemClock())
         self.journal = ManualJournal(self.faulty, lambda batches: self.conversations.forget(batches))
         self.conversations = Conversations(
-            snowflakes=Snowflakes(7, self.store.last_snowflake(), self.clock.now_ms),
+            snowflakes=Snowflakes(7, self.stores.conversations.last_snowflake(), self.clock.now_ms),
             clock=self.clock,
-            load=self.store.load,
-            last_number=self.store.last_conversation(),
+            load=self.stores.conversations.load,
+            last_number=self.stores.conversations.last_conversation(),
             lock=self.journal.lock,
             open_batch=self.journal.open_batch,
         )
@@ -171,7 +173,7 @@ class Machine(RuleBasedStateMachine):
         return found
 
     def load_message(self, name):
-        return lambda number, seq: self.store.open_message(name, number, seq)
+        return lambda number, seq: self.stores.messages.open_message(name, number, seq)
 
     def prepare(self, operation, world):
         """A handler reads before it writes."""
@@ -488,7 +490,7 @@ class Machine(RuleBasedStateMachine):
             rows, through = self.conversations.collect_dirty_cursors()
             if through:
                 batch = self.journal.open_batch()
-                batch.writes.append(Write(MessageStore.cursor_statements(rows, through), 0))
+                batch.writes.append(Write(cursor_statements(rows, through), 0))
                 batch.rows += 1
         finally:
             self.section.leave()
@@ -506,7 +508,7 @@ class Machine(RuleBasedStateMachine):
     @rule(user=st.sampled_from(USERS))
     def sync(self, user):
         """A device takes the state as of now, to ask for the changes later."""
-        rows, more = now(self.store.sync(user, 0, 100))
+        rows, more = now(self.stores.sync.page(user, 0, 100))
         assert not more
         cursor = rows[-1].change if rows else 0
         # From the beginning nothing is told of what was hidden or left; that may be told again, or never.
@@ -566,14 +568,14 @@ class Machine(RuleBasedStateMachine):
             messages = self.durable.messages[name]
             expected = [message for message in messages if not message["deleted"]]
             shown = [{key: message[key] for key in SHOWN} for message in expected]
-            found = now(self.store.history(name, 0, 0, None, 1000)).messages
+            found = now(self.stores.messages.history(name, 0, 0, None, 1000)).messages
             assert [{key: getattr(message, key) for key in SHOWN} for message in found] == shown
             assert [message["seq"] for message in messages] == list(range(1, len(messages) + 1))
             assert [(message.seq, message.message_id) for message in self.pushed[name]] == [
                 (message["seq"], message["message_id"]) for message in messages
             ]
             for since in range(self.durable.rev[name] + 1):
-                changed, last_rev = now(self.store.changes(name, 0, since, 1000))
+                changed, last_rev = now(self.stores.messages.changes(name, 0, since, 1000))
                 assert last_rev == self.durable.rev[name]
                 revs = sorted((m["rev"], m["seq"]) for m in expected if m["rev"] > since)
                 assert [(message.rev, message.seq) for message in changed] == revs
@@ -585,7 +587,7 @@ class Machine(RuleBasedStateMachine):
             self.check_sync(user)
 
     def check_sync(self, user):
-        rows, _ = now(self.store.sync(user, 0, 100))
+        rows, _ = now(self.stores.sync.page(user, 0, 100))
         found = {row.conversation_id: told_of(row) for row in rows}
         states = {name: self.durable.state(name, user) for name in NAMES}
         for name, state in states.items():
@@ -595,7 +597,7 @@ class Machine(RuleBasedStateMachine):
             assert found.get(name) == (state if is_told else None)
         assert [row.change for row in rows] == sorted(row.change for row in rows)
         for cursor, before in self.cursors[user][-3:]:
-            changed, _ = now(self.store.sync(user, cursor, 100))
+            changed, _ = now(self.stores.sync.page(user, cursor, 100))
             told = {row.conversation_id: told_of(row) for row in changed}
             assert all(states[name] == state for name, state in told.items())
             if cursor:

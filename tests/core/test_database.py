@@ -9,8 +9,9 @@ from helpers import InlineReads, now
 
 from imserver.errors import ConstraintViolated, StartError, StorageError, StorageUnavailable
 from imserver.journal import Batch, Write
+from imserver.storage.conversations import ConversationStore
+from imserver.storage.cursors import cursor_statements
 from imserver.storage.database import Database, offline
-from imserver.storage.messages import MessageStore
 from imserver.storage.migrations import APPLICATION_ID
 
 ONE = ("CREATE TABLE things (name TEXT PRIMARY KEY, size INTEGER CHECK (size > 0)) STRICT",)
@@ -315,14 +316,14 @@ async def test_a_reader_that_is_given_up(open_database):
 def test_what_the_start_needs_to_know(open_database):
     """The last Snowflake is the largest of ids, change numbers and the fold; of an empty database it is 0."""
     database = open_database()
-    store = MessageStore(InlineReads(database))
+    store = ConversationStore(InlineReads(database))
     assert (store.last_snowflake(), store.last_conversation()) == (0, 0)
     batch = Batch(1, 1)
     batch.opened = [((4, "d:a:b", "direct", 70), [(4, "a", 0, 0, 0, 70), (4, "b", 0, 0, 0, 90)])]
     batch.message_params = [80, 4, 1, 1, None, "a", "k", "text", b"\xa1x", None, None]
     database.commit(batch)
     assert (store.last_snowflake(), store.last_conversation()) == (90, 4)
-    batch = batch_of(MessageStore.cursor_statements([(4, "a", 1)], 100))
+    batch = batch_of(cursor_statements([(4, "a", 1)], 100))
     database.commit(batch)
     assert store.last_snowflake() == 100
     loaded = now(store.load("d:a:b", 0))

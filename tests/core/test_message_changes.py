@@ -10,7 +10,7 @@ from imserver.conversation import Draft
 from imserver.errors import Conflict, NotFound, NotLoaded, PermissionDenied, TooLarge
 from imserver.journal import Write
 from imserver.plugin import Plugin
-from imserver.storage.messages import MessageStore
+from imserver.storage.cursors import cursor_statements
 
 NAME = "d:ann:bob"
 DAY_S = 86400
@@ -284,7 +284,7 @@ async def test_a_cursor_never_goes_back_on_disk(tmp_path):
             inner.conversations.mark_read(conversation, conversation.members["ann"], 1)
             inner.messages.append(conversation, Draft(NAME, "ann", "x", "text", "x"))
             rows, through = rig.conversations.collect_dirty_cursors()
-            rig.journal.open_batch().writes.append(Write(MessageStore.cursor_statements(rows, through), 0))
+            rig.journal.open_batch().writes.append(Write(cursor_statements(rows, through), 0))
 
         await ctx.conversations.transact(both)
         assert rig.rows("SELECT read_seq FROM members WHERE user_id = 'ann'") == [(2,)]

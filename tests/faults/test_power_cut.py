@@ -20,8 +20,8 @@ from imserver.conversations import Conversations
 from imserver.errors import StartError, StorageUnavailable
 from imserver.journal import Write
 from imserver.snowflake import Snowflakes
+from imserver.storage.conversations import ConversationStore
 from imserver.storage.database import Database
-from imserver.storage.messages import MessageStore
 
 SEEDS = int(os.environ.get("IMSERVER_POWER_CUT_SEEDS", "120"))
 SECTOR_BYTES = 512
@@ -139,7 +139,7 @@ class DiskFile(apsw.VFSFile):
 def open_all(folder, vfs, synchronous):
     """The database with everything that writes to it."""
     database = Database(folder, NOTES, vfs=vfs, synchronous=synchronous)
-    store = MessageStore(database)
+    store = ConversationStore(database)
     clock = FakeClock()
     journal = ManualJournal(database, lambda batches: conversations.forget(batches))
     conversations = Conversations(

@@ -7,6 +7,7 @@ from matrix_rig import key, outcome, server
 from imserver.plugin import InvalidBody, Plugin, command, role, route
 from imserver.testing import running
 from imserver_plugins.user import admin, keys, store
+from imserver_plugins.user.store.api_keys import ApiKey
 
 #: What is asked: name -> (method, path, body).
 REQUESTS = {
@@ -64,10 +65,10 @@ class Keyed(Plugin):
 async def make_key(site, name, scopes):
     """A key as `imserver token key add` stores it; also one without scopes, which that refuses."""
     shown = keys.new()
-    row = store.ApiKey(shown.key_id, name, shown.secret_hash, frozenset(scopes), site.clock.now_ms(), None, None, None)
+    row = ApiKey(shown.key_id, name, shown.secret_hash, frozenset(scopes), site.clock.now_ms(), None, None, None)
 
     async def insert():
-        await site._server.shards[0].router.app_context("user").db.write(*store.insert_key(row))
+        await site._server.shards[0].router.app_context("user").db.write(*store.api_keys.insert_key(row))
 
     await site._in_server(insert)
     return shown.text

@@ -12,7 +12,7 @@ from helpers import FakeClock
 
 from imserver.conversation import Draft
 from imserver.plugin import Plugin, command
-from imserver_plugins.group import GroupPlugin, cleanup
+from imserver_plugins.group import GroupPlugin, cleanup, store
 from imserver_plugins.group.settings import Settings
 
 CREATE, GET, UPDATE, DISMISS, ADD, REMOVE, LEAVE, LIST_MEMBERS, SET_ROLE, MUTE, LIST, JOIN, ANSWER = range(4001, 4014)
@@ -326,7 +326,7 @@ async def test_joining_by_approval(tmp_path):
         assert (await dan.ok(JOIN, group_id="g"))["request_id"] != asked
 
 
-async def test_requests_end(tmp_path):
+async def test_requests_end(tmp_path, monkeypatch):
     """After their time they are no more; the rows go in small steps."""
     async with running(tmp_path, request_ttl_s=DAY_S) as rig:
         ann, _ = await group_of(rig, "ann", "bob", join="approval")
@@ -334,8 +334,11 @@ async def test_requests_end(tmp_path):
         asked = (await cyd.ok(JOIN, group_id="g"))["request_id"]
         rig.clock.advance(DAY_S + 1)
         assert await refused(ann, ANSWER, request_id=asked, accept=True) == (404, "not_found")
-        assert await cleanup.drop_expired(rig.context) == 1
-        assert await cleanup.drop_expired(rig.context) == 0
+        assert rig.rows("SELECT count(*) FROM group_requests") == [(1,)]
+        monkeypatch.setattr(store, "CHUNK", 1)
+        assert await cleanup.drop_expired(rig.context)
+        assert rig.rows("SELECT count(*) FROM group_requests") == [(0,)]
+        assert not await cleanup.drop_expired(rig.context)
 
 
 # ---------------------------------------------------------------- bounds

@@ -20,7 +20,9 @@ from test_message_commands import (
 )
 
 from imserver.client import BadRequest, Forbidden, NotFound, Unavailable
-from imserver.storage.messages import PAGE_BYTES, MessageStore
+from imserver.storage.deliveries import DeliveryStore
+from imserver.storage.messages import MessageStore
+from imserver.storage.rows import PAGE_BYTES
 from imserver.testing import running
 from imserver_plugins.message import changing
 
@@ -113,7 +115,7 @@ async def test_what_a_device_missed_ends_with_the_membership(server, meanwhile, 
     await alice.request(ADD_MEMBERS, group_id=tea[2:], user_ids=["bob"])
     await say(alice, "for all", tea)
     other.close()
-    real = MessageStore.messages_after
+    real = DeliveryStore.messages_after
     pages = []
 
     async def act():
@@ -126,7 +128,7 @@ async def test_what_a_device_missed_ends_with_the_membership(server, meanwhile, 
         pages.append(await real(*args))
         return pages[-1]
 
-    monkeypatch.setattr(MessageStore, "messages_after", late)
+    monkeypatch.setattr(DeliveryStore, "messages_after", late)
     bob = await server.login("bob", device_id="phone", deliver="missed")
     await server.settle()
     await say(alice, "hello", to="bob")

@@ -13,7 +13,7 @@ from imserver_plugins.push_apns.plugin import refusal_of
 @pytest.mark.parametrize("failure", [StorageUnavailable("the disk is away"), ZeroDivisionError("our own fault")])
 async def test_a_message_that_cannot_be_read_is_pushed_later(monkeypatch, failure):
     """The look at the message fails for a while: its push waits, and is made when that is over."""
-    from imserver.context import MessagesApi
+    from imserver.context.messages import MessagesApi
 
     is_broken = True
     whole = MessagesApi.history

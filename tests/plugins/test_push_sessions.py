@@ -3,8 +3,9 @@
 import pytest
 from push_rig import REMOVE_PUSH_TOKEN, SET_PUSH_TOKEN, pushing, recorder, register, say, wait
 
-from imserver.context import Pending
+from imserver.context.database import Pending
 from imserver_plugins.user import keys, store
+from imserver_plugins.user.store.api_keys import ApiKey
 
 REGISTER, LOGIN, LOGOUT, CHANGE_PASSWORD, LIST_DEVICES, KICK_DEVICE = 1001, 1002, 1005, 1008, 1010, 1011
 PASSWORD, OTHER = "a long enough phrase 1", "a long enough phrase 2"
@@ -105,8 +106,8 @@ async def test_a_back_end_registers_several_devices_of_a_user():
         alice, bob = await server.login("alice"), await server.login("bob", device_id="desk")
         await register(bob, "t-desk")
         key = keys.new()
-        row = store.ApiKey(key.key_id, "shop", key.secret_hash, frozenset({"push"}), 0, None, None, None)
-        await execute(server, *store.insert_key(row))
+        row = ApiKey(key.key_id, "shop", key.secret_hash, frozenset({"push"}), 0, None, None, None)
+        await execute(server, *store.api_keys.insert_key(row))
         headers = {"X-API-Key": key.text, "X-IM-User": "bob"}
         for token in ("t1", "t2"):
             body = {"provider": "fcm", "token": token}

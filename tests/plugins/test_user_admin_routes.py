@@ -270,7 +270,7 @@ async def test_roles_are_given_and_taken(tmp_path: Path) -> None:
         assert (await call(door, root, "POST", path, {"role": "admin", "present": False}))["roles"] == []
         assert (await peer.ok(WHO))["roles"] == []
         assert (await door.bearer(token, WHO))["roles"] == []
-        door.sql("UPDATE users SET roles = ? WHERE user_id = 'alice'", store.roles_text(f"r{n}" for n in range(32)))
+        door.sql("UPDATE users SET roles = ? WHERE user_id = 'alice'", store.columns.roles_text(f"r{n}" for n in range(32)))
         with pytest.raises(InvalidBody):
             await call(door, root, "POST", path, {"role": "one-more", "present": True})
 

@@ -26,7 +26,8 @@ from imserver.plugin import (
     StorageUnavailable,
     offline_database,
 )
-from imserver_plugins.user import admin, background, keys, store
+from imserver_plugins.user import admin, background, keys
+from imserver_plugins.user.store.api_keys import ApiKey
 
 KEY_TLS = Tls(certificate=Path("server.pem"), key=Path("server.key"), client_identity="api_key")
 
@@ -318,7 +319,7 @@ async def test_a_certificate_stands_for_a_key(tmp_path: Path) -> None:
 def test_a_key_is_compared_with_its_own_hash() -> None:
     """The same secret under another id, or another secret, opens nothing; what is no key is none."""
     shown = keys.new()
-    row = store.ApiKey(shown.key_id, "shop", shown.secret_hash, frozenset("*"), 1, None, None, None)
+    row = ApiKey(shown.key_id, "shop", shown.secret_hash, frozenset("*"), 1, None, None, None)
     assert shown.opens(row)
     assert keys.read(shown.text) == shown
     assert not keys.new().opens(row)

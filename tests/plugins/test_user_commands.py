@@ -39,6 +39,7 @@ from imserver.plugin import (
     auth,
 )
 from imserver_plugins.user import UserPlugin, background, requests, store
+from imserver_plugins.user.store.statements import Statement
 
 PASSWORD = "correct horse battery"
 OTHER_PASSWORD = "staple correct horse"
@@ -74,19 +75,19 @@ class Database:
         return list(self.connection.execute(sql, params))
 
     async def read(self, sql: str, params: Sequence[Any] = (), /) -> list[tuple[Any, ...]]:
-        """See `imserver.context.PluginDatabase`."""
+        """See `imserver.context.database.PluginDatabase`."""
         await trio.lowlevel.checkpoint()
         return self.rows(sql, params)
 
     def write(self, sql: str, params: Sequence[Any] = (), /) -> Awaitable[Any]:
-        """See `imserver.context.PluginDatabase`."""
+        """See `imserver.context.database.PluginDatabase`."""
         return self._unit([(sql, params)], single=True)
 
-    def write_all(self, statements: Sequence[store.Statement], /) -> Awaitable[Any]:
-        """See `imserver.context.PluginDatabase`."""
+    def write_all(self, statements: Sequence[Statement], /) -> Awaitable[Any]:
+        """See `imserver.context.database.PluginDatabase`."""
         return self._unit(statements, single=False)
 
-    def _unit(self, statements: Sequence[store.Statement], *, single: bool) -> Done:
+    def _unit(self, statements: Sequence[Statement], *, single: bool) -> Done:
         if self.fail:
             raise StorageUnavailable("the disk is full")
         self.writes += 1
@@ -244,7 +245,7 @@ class Server:
 
     async def changed_by_cli(self, user_id: str, *statements: tuple[str, Sequence[Any]]) -> None:
         """What `admin.py` does in another process, and the background task's next look."""
-        before = await store.last_change(self.db)
+        before = await store.changes.last_change(self.db)
         for sql, params in statements:
             self.db.rows(sql, params)
         self.db.rows("INSERT INTO user_changes (user_id, changed_at) VALUES (?, ?)", (user_id, self.now_ms()))
@@ -876,8 +877,8 @@ async def test_the_bound_is_kept_by_the_write_itself(server: Server, max_session
     """Two logins that have both seen room: the one that is written second finds none."""
     await server.user("alice", "phone")
     ((password,),) = server.db.rows("SELECT password FROM users")
-    session = store.NewSession("s", "alice", "tablet", "", "", START_MS, b"family", b"member", START_MS + 1)
-    statements = store.open_session(session, password=password, evict=(), max_sessions=max_sessions)
+    session = store.sessions.NewSession("s", "alice", "tablet", "", "", START_MS, b"family", b"member", START_MS + 1)
+    statements = store.sessions.open_session(session, password=password, evict=(), max_sessions=max_sessions)
     *_, stored = await server.db.write_all(statements)
     assert bool(stored) is is_stored
 
@@ -911,10 +912,10 @@ async def test_what_has_expired_is_dropped(server: Server) -> None:
     foreign = server.connect()
     await foreign.auth(server.foreign_token("alice"))
     await foreign.logout()
-    await server.db.write_all(store.forget_expired(server.now_ms()))
+    await server.db.write_all(store.sessions.forget_expired(server.now_ms()))
     counts = "SELECT (SELECT count(*) FROM user_sessions), (SELECT count(*) FROM user_revoked_tokens)"
     assert server.db.rows(counts) == [(1, 1)]
-    await server.db.write_all(store.forget_expired(server.now_ms() + 31 * 86_400_000))
+    await server.db.write_all(store.sessions.forget_expired(server.now_ms() + 31 * 86_400_000))
     assert server.db.rows(counts) == [(0, 0)]
 
 
@@ -1023,7 +1024,7 @@ async def test_a_cancelled_login_has_ended_the_old_session_all_the_same(server: 
     write_all = server.db.write_all
     with trio.CancelScope() as scope:
 
-        def cancel_then_write(statements: Sequence[store.Statement], /) -> Awaitable[Any]:
+        def cancel_then_write(statements: Sequence[Statement], /) -> Awaitable[Any]:
             scope.cancel()
             return write_all(statements)
 
@@ -1209,7 +1210,7 @@ async def test_search_pages_through_everybody_once(server: Server, limit: int) -
         "a.n": "x",
     }
     for user_id, nickname in people.items():
-        statement = store.insert_user(user_id, None, nickname=nickname, now_ms=START_MS, or_ignore=False)
+        statement = store.accounts.insert_user(user_id, None, nickname=nickname, now_ms=START_MS, or_ignore=False)
         server.db.rows(*statement)
     server.db.rows("UPDATE users SET disabled = 1 WHERE user_id = 'dora'")
     client = server.connect()
@@ -1239,7 +1240,7 @@ async def test_search_looks_inside_of_nicknames_last(
     server: Server, monkeypatch: pytest.MonkeyPatch, limit: int, scanned: int
 ) -> None:
     """Behind those that begin with it, each user once, however few users one request looks at."""
-    monkeypatch.setattr(store, "SCANNED_USERS", scanned)
+    monkeypatch.setattr(store.profiles, "SCANNED_USERS", scanned)
     people = {
         "lee.anna": "Mary Anna",
         "anna": "Banana 50%_off",
@@ -1252,7 +1253,7 @@ async def test_search_looks_inside_of_nicknames_last(
         "小": "王爱丽",
     }
     for user_id, nickname in people.items():
-        server.db.rows(*store.insert_user(user_id, None, nickname=nickname, now_ms=START_MS, or_ignore=False))
+        server.db.rows(*store.accounts.insert_user(user_id, None, nickname=nickname, now_ms=START_MS, or_ignore=False))
     server.db.rows("UPDATE users SET disabled = 1 WHERE user_id = 'gone'")
     client = server.connect()
 

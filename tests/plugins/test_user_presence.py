@@ -223,7 +223,9 @@ async def test_a_connection_watches_a_bounded_number(open_scene):
         anna = await scene.login("anna")
         names = [f"u{number}" for number in range(MAX_WATCHED + 1)]
         for name in names:
-            scene.door.sql(*store.insert_user(name, None, nickname=None, now_ms=1, or_ignore=False)[:1], *_params(name))
+            scene.door.sql(
+                *store.accounts.insert_user(name, None, nickname=None, now_ms=1, or_ignore=False)[:1], *_params(name)
+            )
         for start in range(0, MAX_WATCHED, presence.MAX_USERS):
             await anna.ok(WATCH_PRESENCE, user_ids=names[start : start + presence.MAX_USERS])
         assert (await anna.call(WATCH_PRESENCE, user_ids=names[-1:]))["code"] == 413
@@ -235,7 +237,7 @@ async def test_a_connection_watches_a_bounded_number(open_scene):
 
 
 def _params(name):
-    return store.insert_user(name, None, nickname=None, now_ms=1, or_ignore=False)[1]
+    return store.accounts.insert_user(name, None, nickname=None, now_ms=1, or_ignore=False)[1]
 
 
 async def test_a_request_over_http_cannot_watch(open_scene):

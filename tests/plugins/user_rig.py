@@ -105,7 +105,7 @@ class Door:
     async def by_cli(self, change: Any, *args: Any, **options: Any) -> Any:
         """What the command line does in another process, and the background task's next look."""
         context = self.router.app_context("user")
-        before = await store.last_change(context.db)
+        before = await store.changes.last_change(context.db)
         result = await trio.to_thread.run_sync(lambda: change(self.config, *args, **options))
         await background.follow_changes(self.state, context, before)
         return result

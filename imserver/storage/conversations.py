@@ -1,0 +1,88 @@
+"""Conversations as memory loads them, and where the numbers of all go on after a start."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from imserver.conversation import idempotency_key, read_state, remembered_changed
+from imserver.conversations import LoadedConversation
+from imserver.storage.cursors import folded
+from imserver.storage.rows import newest_of
+
+if TYPE_CHECKING:
+    from imserver.storage.database import Database, Query
+
+
+class ConversationStore:
+    """Reads of committed data for `imserver.conversations`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def last_snowflake(self) -> int:
+        """The largest id or change number that was ever written."""
+        rows = self._database.read_now(
+            "SELECT max(coalesce((SELECT max(id) FROM messages), 0), coalesce((SELECT max(changed) FROM members), 0), "
+            "coalesce((SELECT max(changed) FROM conversations), 0), coalesce((SELECT max(changed) FROM departures), 0), "
+            "coalesce((SELECT value FROM meta WHERE key = 'folded'), 0))"
+        )
+        return int(rows[0][0])
+
+    def last_conversation(self) -> int:
+        """The largest conversation number."""
+        return int(self._database.read_now("SELECT coalesce(max(number), 0) FROM conversations")[0][0])
+
+    async def load(self, conversation_id: str, keys_since: int) -> LoadedConversation | None:
+        """A conversation for memory: see `imserver.conversations.ConversationLoader`."""
+
+        def read(query: Query) -> LoadedConversation | None:
+            found = query("SELECT number, kind FROM conversations WHERE conversation_id = ?", (conversation_id,))
+            if not found:
+                return None
+            number, kind = found[0]
+            last_seq, last_rev = newest_of(query, number)
+            own: dict[Any, int] = dict(
+                query(
+                    "SELECT sender, max(seq) FROM messages WHERE id > ? AND +conversation = ? GROUP BY sender",
+                    (folded(query), number),
+                )
+            )
+            members = [
+                (user_id, joined, max(read_seq, own.get(user_id, 0)), hidden, *others)
+                for user_id, joined, read_seq, hidden, *others in query(
+                    "SELECT user_id, joined_seq, read_seq, hidden_seq, entered_seq, muted, pinned FROM members "
+                    "WHERE conversation = ?",
+                    (number,),
+                )
+            ]
+            # What everybody has read is silent already.
+            unread_after = min((max(row[1:4]) for row in members), default=last_seq)
+            silent = query(
+                "SELECT seq FROM messages WHERE conversation = ? AND seq > ? AND silent IS NOT NULL ORDER BY seq",
+                (number, unread_after),
+            )
+            recent: list[tuple[int, int]] = []
+            before = last_seq + 1
+            while before > 1:
+                # A few bodies at a time; what stays of each message is two integers.
+                page = query(
+                    "SELECT sender, client_id, type, body, seq, id, state FROM messages "
+                    "WHERE conversation = ? AND seq < ? ORDER BY seq DESC LIMIT 50",
+                    (number, before),
+                )
+                recent += [_key(*row) for row in page if row[5] >= keys_since]
+                if not page or page[-1][5] < keys_since:
+                    break
+                before = page[-1][4]
+            recent.reverse()
+            return LoadedConversation(number, kind, last_seq, last_rev, members, [seq for (seq,) in silent], recent)
+
+        return await self._database.read_transaction(read)
+
+
+def _key(sender: str, client_id: str, message_type: str, body: bytes, seq: int, snowflake: int, state: Any) -> Any:
+    """What is remembered of a stored message under its `client_id`."""
+    key, value = idempotency_key(sender, client_id, message_type, body, seq, snowflake)
+    if state is not None:
+        value = remembered_changed(read_state(state).proof or 0, seq, snowflake)
+    return key, value
