@@ -122,6 +122,8 @@ class Router(Requests):
                     session.send(frame)
                 else:
                     shard.hold(session, frame, rid, writes)
+            elif section.has_written:
+                shard.hold_refusal(session, encode_frame(endpoint.command_id, {}, flags & FORM), writes)
             section.release()
 
     async def _load_and_run(
@@ -167,11 +169,13 @@ class Router(Requests):
                 scope.cancel()
             with scope, Deadline(endpoint.timeout_s):
                 await trio.lowlevel.checkpoint_if_cancelled()
-                fields = await self._carry_out(session, endpoint, request)
-                if request.rid:
-                    frame = answer_frame(session, endpoint.command_id, request.rid, flags, fields)
-                while session.is_backed_up:
-                    await session.wait_drained()  # a client's own answers must not make it a slow consumer
+                if endpoint.is_bulk:
+                    await self._serve_bulk(session, endpoint, request, flags)
+                else:
+                    fields = await self._carry_out(session, endpoint, request)
+                    if request.rid:
+                        frame = answer_frame(session, endpoint.command_id, request.rid, flags, fields)
+                    await session.wait_room()
         except ImError as exc:
             failure = exc
         except Exception as exc:
@@ -193,6 +197,16 @@ class Router(Requests):
             session.go_away(*session.closing_notice, code=401)
         self.resume_if_free(session)
         self._shard.end_of_turn()
+
+    async def _serve_bulk(self, session: Session, endpoint: Endpoint, request: Any, flags: int) -> None:
+        """A request whose answer may be large: behind those that the client has not read yet, and never two of them."""
+        if session.bulk is None:
+            session.bulk = trio.Lock()
+        async with session.bulk:
+            await session.wait_room()
+            fields = await self._carry_out(session, endpoint, request)
+            if request.rid:
+                session.send(answer_frame(session, endpoint.command_id, request.rid, flags, fields))
 
     def _is_busy(self, session: Session) -> bool:
         # Before login one request at a time: what follows a LOGIN on the wire finds its user there.

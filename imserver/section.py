@@ -105,6 +105,11 @@ class Section:
                 write.is_bound = True
         return writes
 
+    @property
+    def has_written(self) -> bool:
+        """Something was written in this section, and others may not write yet."""
+        return self._has_lock
+
     def release(self) -> None:
         """Behind `seal`: others may write."""
         if self._has_lock:

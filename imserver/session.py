@@ -7,6 +7,7 @@ import secrets
 import socket
 from collections import deque
 from collections.abc import Callable
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -30,7 +31,9 @@ MAX_FRAME_BEFORE_LOGIN_BYTES = 4096
 LINGER_S = 2.0
 #: A session without a frame for so many heartbeats is taken for dead.
 SILENT_HEARTBEATS = 3
-#: Frames that wait while the connection is parked; reading stops at the first, so one read's worth comes at most.
+#: How long the frames of one read are carried out at a stretch; behind that others get their turn. As long as a tick.
+_TURN_S = 0.005
+#: Pushes that wait while a login is being carried out.
 _GATED_MAX = 10_000
 #: What one write takes from a longer outbox.
 _WRITE_BYTES = 256 * 1024
@@ -60,9 +63,11 @@ class Session(Caller):
         "_read_paused",
         "_socket",
         "_tls",
+        "_turn_ends",
         "_unsent",
         "_wants_write",
         "backlog",
+        "bulk",
         "closing_notice",
         "decoder",
         "flags",
@@ -96,8 +101,13 @@ class Session(Caller):
         #: Async requests that run, and how to cancel them.
         self.in_flight = 0
         self.tasks: set[trio.CancelScope] = set()
-        #: While parked: the frames that came after the one that waits. None: not parked.
+        #: Held by the one request of a `bulk` command that runs. None: there was no such request yet.
+        self.bulk: trio.Lock | None = None
+        #: While parked: the frames that came after the one that waits; reading stops, so one read's worth comes at most.
+        #: None: not parked.
         self.backlog: deque[Frame] | None = None
+        #: Until when frames of this session are carried out at a stretch (monotonic seconds).
+        self._turn_ends = 0.0
         self.is_waiting_for_load = False
 
         #: What goes out next; frames that wait for a commit are not here but in the journal's batches.
@@ -179,9 +189,25 @@ class Session(Caller):
 
     def _take(self, data: memoryview) -> None:
         """Carry out what has come. The data is good until this returns."""
-        dispatch = self.shard.router.dispatch
-        for frame in self.decoder.receive(data):
+        self._begin_turn()
+        self._carry_out(self.decoder.receive(data))
+
+    def _begin_turn(self) -> None:
+        self._turn_ends = monotonic() + _TURN_S
+
+    def _carry_out(self, frames: list[Frame]) -> None:
+        """Dispatch frames; from where they have had their time on, they wait for their next turn in the backlog."""
+        dispatch, turn_ends = self.shard.router.dispatch, self._turn_ends
+        for frame in frames:
             dispatch(self, frame)
+            if monotonic() > turn_ends:
+                self._give_way()
+
+    def _give_way(self) -> None:
+        """Go on in a later tick, behind what others have asked meanwhile."""
+        if self.backlog is None and self.takes_frames:
+            self.park()
+            self.shard.wait_turn(self)
 
     def _see_handshake(self, tls: TlsSocket) -> None:
         """The handshake may have come a step further."""
@@ -213,8 +239,11 @@ class Session(Caller):
     def resume(self) -> None:
         """Go on with the frames that came in the meantime; one of them may park the session again."""
         backlog, self.backlog = self.backlog, None
+        self._begin_turn()
         while backlog:
             self.shard.router.dispatch(self, backlog.popleft())
+            if backlog and monotonic() > self._turn_ends:
+                self._give_way()
             if self.backlog is not None:
                 self.backlog.extend(backlog)
                 return
@@ -348,8 +377,13 @@ class Session(Caller):
 
     @property
     def is_backed_up(self) -> bool:
-        """Much waits to be read by the peer: who can wait, should (`wait_drained`)."""
+        """Much waits to be read by the peer: who can wait, should (`wait_room`)."""
         return self.queued_bytes > self.shard.limits.outbox_bytes // 4
+
+    async def wait_room(self) -> None:
+        """Wait while the peer has much to read: a client's own answers must not make it a slow consumer."""
+        while self.is_backed_up and self.state is State.OPEN:
+            await self.wait_drained()
 
     async def wait_drained(self) -> None:
         """Wait until the outbox is empty, or the session gone."""

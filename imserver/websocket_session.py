@@ -91,6 +91,7 @@ class WebSocketSession(Session):
     def _take(self, data: memoryview) -> None:
         """See `Session._take`."""
         self._unanswered_pings = 0  # any frame counts as life
+        self._begin_turn()
         for opcode, payload in self._codec.receive(data):
             if self.state is not State.OPEN:
                 return
@@ -115,13 +116,11 @@ class WebSocketSession(Session):
         if self.decoder.buffered_bytes:
             self._fail(PROTOCOL_ERROR, "a binary message is one or more whole frames; this one ends inside a frame")
             return
-        dispatch = self.shard.router.dispatch
-        for frame in frames:
-            error = frame[3]
-            self._note_form(frame[1])
+        for _, flags, _, error in frames:
+            self._note_form(flags)
             if error is not None and error.fatal:
                 self._close = (TOO_BIG if error.code == 413 else PROTOCOL_ERROR, str(error))
-            dispatch(self, frame)
+        self._carry_out(frames)
 
     def _take_text(self, text: bytes) -> None:
         """A text message: one request."""
@@ -136,7 +135,7 @@ class WebSocketSession(Session):
             rid = rid_of(text, JSON, len(text))
             self.send(encode_frame(ERROR, {"rid": rid, **error.answer()} if rid else error.answer(), JSON | TEXT))
         else:
-            self.shard.router.dispatch(self, (command_id, JSON | TEXT, text, None))
+            self._carry_out([(command_id, JSON | TEXT, text, None)])
 
     def _note_form(self, flags: int) -> None:
         if not self._has_form:

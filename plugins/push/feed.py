@@ -89,8 +89,7 @@ class Feed:
             room = min(_PAGE, WINDOW - self._outstanding)
             page = await self._ctx.conversations.messages_after(missed, self._sent[conversation_id], room)
             for message in page:
-                while self._session.is_backed_up:
-                    await self._session.wait_drained()
+                await self._session.wait_room()
                 self._session.push(MESSAGE, message)
                 # `seq` has holes where messages have expired: confirmations count by seq, so does the window.
                 self._outstanding += message.seq - self._sent[conversation_id]

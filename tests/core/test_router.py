@@ -1,6 +1,7 @@
 """The router on a real shard: handlers of both kinds, every refusal, hooks and the bus, with commits that wait or fail."""
 
 import itertools
+import os
 import threading
 
 import attrs
@@ -11,7 +12,8 @@ import trio.testing
 from helpers import BARRIER, LOGIN, MESSAGE, SAY, running
 from wire import GZIP, HEADER, JSON, encode
 
-from imserver.errors import Conflict, NotLoaded, StorageUnavailable
+from imserver import session as session_module
+from imserver.errors import Conflict, NotLoaded, PluginError, StorageUnavailable
 from imserver.plugin import ANYONE, Draft, ImError, PermissionDenied, Plugin, command, on_event, role
 from imserver.shard import Shard
 
@@ -47,6 +49,7 @@ class Handlers(Plugin):
         self.loads = 0
         self.load_gate = trio.Event()
         self.load_gate.set()
+        self.running = self.most_running = 0
 
     @command(6001, request=Number)
     def add(self, ctx, request):
@@ -204,6 +207,24 @@ class Handlers(Plugin):
         return {"seq": stored.seq}
 
 
+    @command(6023, request=Number)
+    def logs(self, ctx, request):
+        """Who asked, in the order of the carrying out."""
+        self.log.append((ctx.session.user_id, request.n))
+        return {}
+
+    @command(6024, request=Number, bulk=True)
+    async def much(self, ctx, request):
+        """A long answer."""
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
+        for _ in range(3):
+            await trio.lowlevel.checkpoint()
+        self.running -= 1
+        self.log.append(request.n)
+        return {"much": "x" * request.n}
+
+
 async def notes(rig):
     """The committed rows of the test plugin."""
     return [text for (text,) in rig.rows("SELECT text FROM notes ORDER BY id")]
@@ -327,6 +348,69 @@ async def test_the_limit_of_requests_in_flight(tmp_path):
         assert (await peer.answer(last))["sum"] == 42
         assert sorted(plugin.log) == list(range(8))
         assert peer.session.in_flight == 0
+
+
+async def test_long_answers_wait_until_the_client_reads(tmp_path):
+    """Requests of a `bulk` command run one at a time; what nobody reads is not held for a client, and nothing is lost."""
+    plugin = Handlers()
+    async with running(tmp_path, plugin, limits={"outbox_bytes": 4_000_000}) as rig:
+        peer = await rig.login("alice")
+        rids = [await peer.post(6024, n=900_000 + n) for n in range(20)]
+        await rig.until(lambda: peer.session.is_backed_up and not plugin.running)
+        await peer.send_raw(HEADER.pack(8, HEARTBEAT, 1, 0))
+        other = await rig.login("bob")
+        await other.ok(6024, n=1)
+        assert len(plugin.log) < 8, "the outbox of a quarter of 4 MB, and what the kernel holds"
+        assert peer.session.queued_bytes < 2_500_000
+        assert [len((await peer.answer(rid))["much"]) - 900_000 for rid in rids] == list(range(20))
+        assert plugin.most_running == 1
+
+
+async def test_a_bulk_command_is_async(tmp_path):
+    """A `def` handler cannot wait for a client."""
+
+    class Wrong(Plugin):
+        name = "wrong"
+
+        @command(6001, bulk=True)
+        def now(self, ctx, request):
+            return {}
+
+    with pytest.raises(PluginError, match="bulk"):
+        async with running(tmp_path, Wrong()):
+            pass
+
+
+async def test_many_frames_of_one_client_take_turns_with_others(tmp_path, monkeypatch):
+    """Where the frames of one read take longer than a turn, another client's come in between; each one's order is kept."""
+    clock = itertools.count(0.0, 1.0)
+    monkeypatch.setattr(session_module, "monotonic", lambda: next(clock))
+    plugin = Handlers()
+    async with running(tmp_path, plugin) as rig:
+        peers = [await rig.login("alice"), await rig.login("bob")]
+        for peer in peers:
+            frames = b"".join(encode(6023, {"rid": 100 + n, "n": n}) for n in range(6))
+            os.write(peer.socket.fileno(), frames)  # without a checkpoint: the server sees both at once
+        for peer in peers:
+            await peer.answer(105)
+        assert [n for who, n in plugin.log if who == "alice"] == list(range(6))
+        assert [n for who, n in plugin.log if who == "bob"] == list(range(6))
+        first_half = {who for who, _ in plugin.log[:6]}
+        assert first_half == {"alice", "bob"}
+
+
+async def test_a_client_that_leaves_while_its_frames_wait_for_a_turn(tmp_path, monkeypatch):
+    """What it had asked is dropped with it; the server goes on."""
+    clock = itertools.count(0.0, 1.0)
+    monkeypatch.setattr(session_module, "monotonic", lambda: next(clock))
+    plugin = Handlers()
+    async with running(tmp_path, plugin) as rig:
+        alice, bob = await rig.login("alice"), await rig.login("bob")
+        os.write(alice.socket.fileno(), b"".join(encode(6023, {"n": n}) for n in range(500)))
+        alice.close()
+        await rig.until(lambda: len(rig.shard.sessions) == 1)
+        await bob.ok(6001, n=1)
+        assert rig.shard.is_settled
 
 
 async def test_the_rate_limit_of_a_connection(tmp_path):
@@ -485,6 +569,40 @@ async def test_a_failed_commit(tmp_path):
         await bob.ok(BARRIER)
         assert not bob.pushes
         assert rig.rows("SELECT seq FROM messages ORDER BY seq") == [(1,), (2,)]
+
+
+@pytest.mark.parametrize("load", [False, True], ids=["loaded", "to-be-loaded"])
+async def test_a_request_without_a_rid_whose_commit_fails(tmp_path, load):
+    """It is told by an ERROR push; what was stored is not answered, and neither is what wrote nothing."""
+    async with running(tmp_path, Handlers()) as rig:
+        alice, bob = await rig.login("alice"), await rig.login("bob")
+        if not load:
+            await alice.ok(SAY, to="bob")
+        rig.store.fail_next()
+        await alice.send(SAY, to="bob", client_id="lost")
+        command_id, body = await alice.push()
+        assert (command_id, body["command"], body["code"], body["error"]) == (ERROR, SAY, 503, "unavailable")
+        assert "rid" not in body
+        await alice.send(SAY, to="bob", client_id="kept")
+        await alice.send(6021, how="d:alice:bob")
+        await bob.ok(BARRIER)
+        await alice.ok(BARRIER)
+        assert not alice.pushes
+        assert not alice.answers
+        assert rig.rows("SELECT client_id FROM messages ORDER BY seq")[-1] == ("kept",)
+
+
+async def test_a_row_without_a_rid_that_breaks_a_constraint(tmp_path):
+    """The batch is good, the unit is not: an ERROR push."""
+    async with running(tmp_path, Handlers()) as rig:
+        alice = await rig.login("alice")
+        for _ in range(2):
+            await alice.send(6011, how="once")
+        command_id, body = await alice.push()
+        assert (command_id, body["command"]) == (ERROR, 6011)
+        await alice.ok(BARRIER)
+        assert not alice.pushes
+        assert await notes(rig) == ["once"]
 
 
 async def test_a_store_with_a_fault_of_its_own(tmp_path):

@@ -6,6 +6,7 @@ import resource
 import socket
 import struct
 import threading
+import time
 
 import pytest
 from process import Server
@@ -16,6 +17,7 @@ from wire import (
     HEARTBEAT,
     HELLO,
     MESSAGE,
+    PULL,
     SEND,
     ClosedByServer,
     NothingCame,
@@ -68,6 +70,38 @@ class TestSlowReader:
                 greedy.send_raw(question)
         alice.ok(HEARTBEAT)
         assert resident_bytes(server.process.pid) < 600 * 1024 * 1024
+
+    def test_that_asks_for_much_on_several_connections(self, make_server):
+        """As many requests in flight as are allowed, each for a page of 1 MiB: what nobody reads is not made ready."""
+        server = make_server()
+        alice, name = server.login(), server.register()
+        for n in range(20):
+            alice.text(name, "x" * 50_000, f"c{n}")
+        alice.ok(PULL, conversation_id=direct(alice.user, name), limit=20)
+        before = resident_bytes(server.process.pid)
+        question = encode(PULL, {"rid": 1, "conversation_id": direct(alice.user, name), "limit": 20})
+        greedy = [server.again(alice, device_id=f"greedy-{n}", receive_buffer_bytes=4096) for n in range(5)]
+        for client in greedy:
+            client.send_raw(question * 64)
+        wait_idle(server.process.pid)
+        alice.ok(HEARTBEAT)
+        # Before, all 5 x 64 pages were held. Now a quarter of `limits.outbox`, one page and what copies take for each.
+        assert resident_bytes(server.process.pid) - before < 100 * 1024 * 1024
+        for client in greedy:
+            assert len(client.read_frame().body["messages"]) == 20
+
+
+def wait_idle(pid):
+    """Return when a process has not worked for half a second; it is given a minute."""
+    busy, since = -1.0, time.monotonic()
+    until = since + 60
+    while time.monotonic() < min(since + 0.5, until):
+        with open(f"/proc/{pid}/stat") as stat:
+            fields = stat.read().rpartition(")")[2].split()
+        used = int(fields[11]) + int(fields[12])
+        if used - busy > 1:  # ticks of 10 ms: the deadlines of idle connections cost less
+            busy, since = used, time.monotonic()
+        time.sleep(0.02)
 
 
 def resident_bytes(pid):
