@@ -38,6 +38,7 @@ export const Command = Object.freeze({
 /** What bounds the client's memory and patience. All numbers are arbitrary but for the reasons given. */
 export const LIMITS = Object.freeze({
   early: 32, // messages before their turn, per conversation; more is a real gap, which a PULL fills with these too
+  changed: 512, // changes remembered while a PULL of their conversation is under way; more than a page has messages
   fresh: 1000, // unread messages counted one by one; older ones are one number
   watched: 1000, // users whose presence is watched
   requests: 1024, // requests that wait for an answer or for a connection
@@ -411,6 +412,8 @@ export class Track {
     this.rev = 0; // every change up to here was seen
     this.revTarget = 0; // what CHANGES must reach
     /** @type {Map<number, Message>} */ this.early = new Map();
+    /** While a PULL is under way, what has changed meanwhile: `rev` by `seq`. @type {Map<number, number>|null} */ this.changed = null;
+    this.doubtfulSeq = Infinity; // from here on any may have changed: `changed` is full
     this.readSeq = 0;
     this.peerRead = 0;
     this.base = 0;
@@ -483,9 +486,34 @@ export class Track {
     this.early.clear();
   }
 
+  /** A PULL is asked for, which shows all changes that came before; or it is over. */
+  pull(isUnderWay) {
+    this.changed = isUnderWay ? new Map() : null;
+    this.doubtfulSeq = Infinity;
+  }
+
+  /** A PULL that is under way may have read this message before its change. */
+  noteChange(seq, rev = 0) {
+    if (!this.changed) return;
+    this.changed.set(seq, Math.max(rev, this.changed.get(seq) ?? 0));
+    if (this.changed.size <= LIMITS.changed) return;
+    const highest = Math.max(...this.changed.keys());
+    this.changed.delete(highest);
+    this.doubtfulSeq = Math.min(this.doubtfulSeq, highest);
+  }
+
+  /** Whether this state of a message may be older than a change that came before it. @param {Message} message */
+  isOvertaken(message) { return message.seq >= this.doubtfulSeq || (message.rev ?? 0) < (this.changed?.get(message.seq) ?? 0); }
+
+  /** Show a message as the newest one, unless a newer one, or a later state of it, is known. @param {Message} message */
+  showLast(message) {
+    if (this.last && (message.seq < this.last.seq || (message.seq === this.last.seq && (message.rev ?? 0) < (this.last.rev ?? 0)))) return;
+    this.last = message;
+  }
+
   #count(message) {
     this.isHidden = this.isLeft = false;
-    if (!this.last || message.seq >= this.last.seq) this.last = message;
+    this.showLast(message);
     if (message.from === this.me) return this.read(message.seq); // sending moves one's own `read_seq`
     if (!this.isGroup) this.peerRead = Math.max(this.peerRead, message.seq); // and the peer's its own
     if (message.seq <= this.baseSeq || message.seq <= this.readSeq || message.type === "system" || message.recalled) return;
@@ -535,7 +563,7 @@ export class Track {
     this.readSeq = entry.read_seq;
     this.read(here); // read here and not yet told: the answer to MARK_READ brings another SYNC if that matters
     this.isUncertain = false;
-    if (entry.last_message && (!this.last || entry.last_message.seq >= this.last.seq)) this.last = entry.last_message;
+    if (entry.last_message) this.showLast(entry.last_message);
     if (entry.group !== undefined) this.group = entry.group;
     if (entry.peer !== undefined) this.peer = entry.peer;
     this.muted = Boolean(entry.muted);
@@ -766,13 +794,18 @@ export class ImClient {
     if (this.#session) throw new ImError(0, "already_logged_in", "this client is logged in: log out first, or make another client");
     this.#deviceId ||= (await this.#store.get("device_id")) ?? randomId();
     await this.#put("device_id", this.#deviceId);
-    if (body.user_id) await this.#loadState(body.user_id);
+    const userId = body.user_id ?? (await this.#store.get("state"))?.user_id; // a token does not tell whose it is
+    if (userId) await this.#loadState(userId);
     const deadline = Date.now() + this.#timeoutMs;
     for (;;) {
       const connection = await this.#connected(deadline - Date.now());
       try {
         const request = { ...body, ...this.#loginFields() };
         await connection.request(command, request, Math.max(1, deadline - Date.now()), (answer) => {
+          if (answer.user_id !== userId) { // what is remembered is another user's
+            this.#forgetUser();
+            if (request.sync) answer = { ...answer, sync: undefined };
+          }
           this.#session = {
             user_id: answer.user_id, token: answer.token ?? given.token, refresh_token: answer.refresh_token ?? given.refresh_token,
             expires_at: answer.expires_at ?? given.expires_at ?? 0, device_id: this.#deviceId,
@@ -803,18 +836,22 @@ export class ImClient {
     clearTimeout(this.#saveTimer);
     this.#saveTimer = null;
     for (const entry of this.#outbox.values()) entry.reject(new ImError(0, "ended", "logged out"));
+    this.#watched.clear();
+    this.#streams.clear();
+    this.#forgetUser();
+    for (const key of ["session", "state", "outbox"]) await this.#drop(key);
+    this.#emit("session", null);
+  }
+
+  #forgetUser() {
     this.#outbox.clear();
     this.#tracks.clear();
     this.#reads.clear();
     this.#acks.clear();
-    this.#watched.clear();
-    this.#streams.clear();
     this.#saved = {};
     this.#cursor = "";
     this.#hasSynced = false;
     this.#isFirstSync = true;
-    for (const key of ["session", "state", "outbox"]) await this.#drop(key);
-    this.#emit("session", null);
   }
 
   /** Exchange the refresh token for a new pair: alone among the tabs that share the store, since it works once. */
@@ -1383,7 +1420,13 @@ export class ImClient {
     this.#ackTimer = null;
     const connection = this.#connection;
     if (!connection?.isUsable || !connection.isLoggedIn || !this.#acks.size) return; // the next login sends them
-    const due = [...this.#acks].slice(0, LIMITS.acks);
+    const due = [];
+    let room = (this.#server?.max_frame ?? Infinity) - 64; // for what is around them; a longer frame would cost the connection, each time
+    for (const [id, seq] of this.#acks) {
+      room -= id.length + `${seq}`.length + 4;
+      if (due.length === LIMITS.acks || (due.length && room < 0)) break;
+      due.push([id, seq]);
+    }
     for (const [id] of due) this.#acks.delete(id);
     const owe = () => { for (const [id, seq] of due) this.#acks.set(id, Math.max(seq, this.#acks.get(id) ?? 0)); };
     connection.request(Command.PUSH_ACK, { acks: Object.fromEntries(due) }, this.#timeoutMs).catch((error) => {
@@ -1443,7 +1486,7 @@ export class ImClient {
 
   #showChange(track, seq, change, state) {
     if (track.early.has(seq)) track.early.delete(seq); // it is pulled again, in its new state
-    if (track.got === null || seq > track.got) { track.head = Math.max(track.head, seq); return this.#work(); }
+    if (track.got === null || seq > track.got) { track.noteChange(seq, state.rev); track.head = Math.max(track.head, seq); return this.#work(); }
     if (state.recalled) { track.recalled(seq); if (track.isUncertain) this.#wantsSync = true; }
     const changed = { conversation_id: track.id, seq, change: change ?? (state.recalled ? "recalled" : state.edited_at ? "edited" : "reacted"),
       message: presentState({ ...state, conversation_id: track.id, seq }, change), ...(typeof state.by === "string" ? { by: state.by } : {}) };
@@ -1563,12 +1606,14 @@ export class ImClient {
 
   async #pull(ask, track) {
     const { got, head } = track;
+    track.pull(true);
     try {
       await ask(Command.PULL, { conversation_id: track.id, after_seq: got, limit: LIMITS.page }, (page) => {
         track.head = Math.max(track.head, page.last_seq);
         // What the answer leaves out (expired, before one joined) does not exist for this user.
         for (const message of page.messages) {
           if (message.seq <= got) continue;
+          if (track.isOvertaken(message)) break; // it and what follows is pulled again
           this.#deliver(track, track.advance(message.seq - 1));
           this.#deliver(track, track.arrived(message));
         }
@@ -1577,6 +1622,8 @@ export class ImClient {
     } catch (error) {
       if (error.code !== 403 && error.code !== 404) throw error;
       this.#deliver(track, track.advance(head)); // no longer a member: go on after it
+    } finally {
+      track.pull(false);
     }
     this.#touched(track);
   }
@@ -1590,7 +1637,7 @@ export class ImClient {
         if (track.rev === since) track.rev = track.revTarget; // an answer that leads nowhere ends the chase
         for (const state of states) {
           // One without a mark is told as well: its last reaction may have been taken back.
-          if (state.seq <= track.got) this.#showChange(track, state.seq, undefined, state);
+          if (state.seq <= track.got || track.early.has(state.seq)) this.#showChange(track, state.seq, undefined, state);
         }
       });
     } catch (error) {

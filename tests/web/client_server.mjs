@@ -44,7 +44,8 @@ while (Date.now() < deadline && (seen.anna.length < total || seen.ben.length < t
 const [entry] = ben.conversations;
 anna.markRead(entry.conversation_id);
 ben.markRead(entry.conversation_id);
-while (Date.now() < deadline && ben.conversation(entry.conversation_id).peer_read_seq < total) await new Promise((resolve) => setTimeout(resolve, 20));
+const hasHeard = (client) => client.conversation(entry.conversation_id).peer_read_seq >= total; // so the server knows of it, too
+while (Date.now() < deadline && !(hasHeard(anna) && hasHeard(ben))) await new Promise((resolve) => setTimeout(resolve, 20));
 const fresh = make(new MemoryStore());
 await fresh.login("ben", PASSWORD);
 console.log(JSON.stringify({

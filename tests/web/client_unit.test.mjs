@@ -185,6 +185,76 @@ test("recalls and edits made while away are asked for and told", async () => {
   assert.equal(script.sent(2014)[0].since_rev, 3);
 });
 
+test("what changed while its PULL was under way is not taken from an older answer, but pulled again", async () => {
+  const pulls = [];
+  const script = new Script({ 1002: () => login({ sync: { conversations: [entry(3)], next_cursor: "2", more: false } }), 2002: (frame, socket) => { pulls.push([frame, socket]); } });
+  const client = make(script);
+  client.on("changed", (change) => assert.fail(`seq ${change.seq} was not shown yet`));
+  await client.login(ME, "pw");
+  await script.waitSent(2002);
+  const answer = async (messages) => {
+    const [frame, socket] = pulls.shift();
+    socket.push(2002, { rid: frame.rid, code: 0, messages: messages.filter((one) => one.seq > frame.after_seq), first_seq: 1, last_seq: 3 });
+    await settle();
+  };
+  script.socket.push(5003, { conversation_id: DIRECT, seq: 2, rev: 9, change: "recalled", by: PEER });
+  await answer([message(1), message(2), message(3)]); // read before the recall
+  assert.deepEqual(seqs(client), [1]);
+  await answer([message(1), message(2, { rev: 9, recalled: true, body: undefined }), message(3)]);
+  assert.deepEqual(client.got.map((one) => [one.seq, Boolean(one.recalled)]), [[1, false], [2, true], [3, false]]);
+  assert.deepEqual(pulls, []);
+});
+
+test("the changes that a track remembers are bounded, and no older state takes a newer one's place", () => {
+  const track = new Track(DIRECT, ME);
+  track.begin(0);
+  track.noteChange(1, 5);
+  assert.equal(track.isOvertaken(message(1)), false, "no PULL is under way");
+  track.pull(true);
+  for (let seq = LIMITS.changed + 9; seq > 0; seq -= 1) track.noteChange(seq, 1000 + seq);
+  assert.equal(track.changed.size, LIMITS.changed);
+  assert.equal(track.isOvertaken(message(1, { rev: 1001 })), false);
+  assert.equal(track.isOvertaken(message(1, { rev: 1000 })), true);
+  assert.equal(track.isOvertaken(message(LIMITS.changed + 1, { rev: 9000 })), true, "what became of it is not known");
+  track.pull(false);
+  assert.equal(track.isOvertaken(message(1)), false);
+  track.arrived(message(1, { rev: 7 }));
+  track.synced(entry(1, { last_message: message(1, { rev: 6 }) }));
+  assert.equal(track.last.rev, 7);
+});
+
+test("a message that came before its turn, and was changed while away, is not shown as it was", async () => {
+  const now = message(3, { rev: 9, edited_at: 9, body: "new" });
+  const script = new Script({ 2002: ({ after_seq: after }) => script.sent(1003).length ? { messages: [message(2), now].filter((one) => one.seq > after).slice(0, 1), first_seq: 1, last_seq: 3 } : undefined,
+    2014: { messages: [now], last_rev: 9, more: false } });
+  script.answers[1003] = () => login({ token: undefined, refresh_token: undefined, sync: { conversations: [entry(3, { last_rev: 9, last_message: now })], next_cursor: "2", more: false } });
+  const client = make(script);
+  await client.login(ME, "pw");
+  script.socket.push(5001, message(1));
+  script.socket.push(5001, message(3));
+  await script.waitSent(2002);
+  script.socket.drop();
+  await script.waitSent(2002, 2);
+  await settle();
+  await settle();
+  assert.deepEqual(client.got.map((one) => one.body), ["text 1", "text 2", "new"]);
+});
+
+test("confirmations take no longer frames than the server does", async () => {
+  const max_frame = 1024;
+  const script = new Script({ 4: { code: 0, heartbeat_ms: 30_000, max_frame } });
+  const client = make(script);
+  await client.login(ME, "pw");
+  const ids = Array.from({ length: 40 }, (_none, index) => `d:me:${"w".repeat(58)}${10 + index}`);
+  for (const id of ids) script.socket.push(5001, message(1, { conversation_id: id }));
+  await script.waitSent(5002, 4);
+  await settle();
+  await settle();
+  const frames = script.sent(5002).map(({ socket: _socket, ...frame }) => frame);
+  for (const frame of frames) assert.ok(JSON.stringify(frame).length <= max_frame);
+  assert.deepEqual(frames.flatMap((frame) => Object.keys(frame.acks)).sort(), ids);
+});
+
 test("a cursor that the server does not take any more costs a full SYNC and nothing else", async () => {
   const store = new MemoryStore();
   store.set("state", { user_id: ME, cursor: "old", has_synced: true, positions: { [DIRECT]: [2, 2, 2, 0] } });
@@ -291,6 +361,32 @@ test("unsent messages survive a reload in the store, with their client_id", asyn
   assert.deepEqual(after.outgoing, []);
   after.close();
   assert.deepEqual(store.get("outbox").entries, [], "what was accepted is not in the store any more");
+});
+
+test("a login by a token finds what the store holds of its user, and nothing of another's", async () => {
+  const stored = (user) => {
+    const store = new MemoryStore();
+    store.set("state", { user_id: user, cursor: "7", has_synced: true, positions: { [DIRECT]: [5, 5, 5, 0] }, reads: {} });
+    store.set("outbox", { user_id: user, entries: [{ client_id: "c1", conversation_id: DIRECT, to: PEER, type: "text", body: "kept", created_at: 1, status: "pending", bytes: 9 }] });
+    return store;
+  };
+  const own = new Script({ 2001: () => sendAnswer(6) });
+  const client = make(own, { store: stored(ME) });
+  await client.authenticate("t");
+  await own.waitSent(2001);
+  await settle();
+  assert.deepEqual(own.sent(2001).map((frame) => [frame.client_id, frame.body]), [["c1", "kept"]]);
+  assert.deepEqual(client.outgoing, []);
+  assert.deepEqual(seqs(client), [6], "it goes on behind what it had");
+
+  const other = new Script({ 2001: () => sendAnswer(1), 2003: { conversations: [entry(1)], next_cursor: "9", more: false }, 2002: { messages: [message(1)], first_seq: 1, last_seq: 1 } });
+  const stranger = make(other, { store: stored("somebody"), fullSync: false });
+  await stranger.authenticate("t");
+  await settle();
+  assert.deepEqual(other.sent(2001), []);
+  assert.deepEqual(stranger.outgoing, []);
+  assert.equal(other.sent(2003)[0].cursor, undefined, "the other's cursor says nothing of this user");
+  assert.deepEqual(seqs(stranger), [1]);
 });
 
 test("a message that was sent more than a day ago is not sent again by itself", async () => {

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from pages import CHROMIUM, Browser
+from pages import CHROMIUM, PATIENCE_MS, Browser
 from process import Server
 
 WEB = Path(__file__).resolve().parents[2] / "imserver" / "web"
@@ -18,7 +18,7 @@ def pytest_collection_modifyitems(items):
     """A page and a browser take longer than the other tests have."""
     for item in items:
         if Path(item.path).parent == Path(__file__).parent:
-            item.add_marker(pytest.mark.timeout(300))
+            item.add_marker(pytest.mark.timeout(600))
 
 
 @pytest.fixture(scope="session")
@@ -74,7 +74,7 @@ def browser():
     if not Path(executable).exists():
         pytest.skip("needs Chromium: apt install chromium (or name it in IMSERVER_CHROMIUM)")
     with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        chromium = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"], timeout=PATIENCE_MS)
         yield chromium
         chromium.close()
 

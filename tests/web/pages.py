@@ -1,18 +1,58 @@
-"""A person in front of the page: what they see and do, in the words of the tests."""
+"""A person in front of the page: what they see and do, in the words of the tests.
+
+Nothing here or in the tests may look at the page once and take that for the answer: what comes from the server, or is drawn
+in the next frame, is waited for. `wait_for`, `wait_words` and their like give it `PATIENCE_MS`, and then say what they saw.
+
+IMSERVER_WEB_SLOW=6 slows the pages' processor down six times (Chromium's own throttling), which shows a test that looks too
+early on a fast machine, too. Any factor from 1 serves; without the variable nothing is slowed down.
+"""
 
 from __future__ import annotations
 
+import os
 import re
+import time
 from urllib.parse import urlsplit
 
 PASSWORD = "correct horse 7 battery"
 CHROMIUM = "/usr/bin/chromium"
-PATIENCE_MS = 20_000
+#: For each thing that is waited for. A loaded machine with two cores has taken more than 20 s; a pass never waits for it.
+PATIENCE_MS = 60_000
+SLOWNESS = float(os.environ.get("IMSERVER_WEB_SLOW") or 1)
 
 #: Says what broke the content security policy, as console errors do not always.
 _WATCH_POLICY = """addEventListener('securitypolicyviolation', (event) => {
   console.error(`policy: ${event.violatedDirective} ${event.blockedURI}`);
 })"""
+
+#: Remembers every short notice: it goes after a few seconds, which may be before a test looks.
+_KEEP_TOASTS = """window.toastsSeen = [];
+new MutationObserver((changes) => {
+  for (const node of changes.flatMap(({ addedNodes }) => [...addedNodes])) {
+    if (node.classList?.contains('toast')) window.toastsSeen.push(node.textContent);
+  }
+}).observe(document, { childList: true, subtree: true })"""
+
+#: What the elements of a selector show: the texts of their nodes, hidden or not.
+_WORDS = "(selector) => [...document.querySelectorAll(selector)].map((one) => one.textContent)"
+
+
+def wait_for(page, script, expected=True, arg=None):
+    """Wait until a JavaScript function of `arg` gives `expected` (by its JSON); else say what it gave at the end."""
+    same = f"""([arg, wanted]) => {{
+      try {{ return JSON.stringify(({script})(arg)) === JSON.stringify(wanted); }} catch {{ return false; }}
+    }}"""
+    _wait(page, same, [arg, expected], lambda: f"expected {expected!r}, saw {page.evaluate(script, arg)!r} by {script}")
+
+
+def _wait(page, script, arg, tell, patience_ms=PATIENCE_MS):
+    """`wait_for_function`, whose failure says what `tell` tells."""
+    from playwright.sync_api import TimeoutError as PatienceEnded
+
+    try:
+        page.wait_for_function(script, arg=arg, timeout=patience_ms)
+    except PatienceEnded as error:
+        raise AssertionError(tell()) from error
 
 
 class Browser:
@@ -36,6 +76,7 @@ class Browser:
         context = self.chromium.new_context(**options)
         context.set_default_timeout(PATIENCE_MS)
         context.add_init_script(_WATCH_POLICY)
+        context.add_init_script(_KEEP_TOASTS)
         self._contexts.append(context)
         return Window(self, self._page(context, path), context)
 
@@ -49,6 +90,8 @@ class Browser:
         page.on("pageerror", lambda error: self.faults.append(f"uncaught: {error}"))
         page.on("dialog", lambda dialog: (self.faults.append(f"dialog: {dialog.message}"), dialog.dismiss()))
         page.on("request", self._request)
+        if SLOWNESS > 1:
+            page.context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": SLOWNESS})
         page.goto(self.server.url + path)
         return page
 
@@ -63,6 +106,14 @@ class Browser:
         url = urlsplit(request.url)
         if url.scheme not in ("data", "blob") and url.netloc != urlsplit(self.server.url).netloc:
             self.faults.append(f"asks another host: {request.url}")
+
+    def wait_fault(self, page, text):
+        """Wait for a fault that is part of the test, and take it off the list."""
+        deadline = time.monotonic() + PATIENCE_MS / 1000
+        while not any(text in fault for fault in self.faults):
+            assert time.monotonic() < deadline, f"no fault with {text!r}, but {self.faults}"
+            page.wait_for_timeout(20)  # lets the events of the page come
+        self.faults.remove(next(fault for fault in self.faults if text in fault))
 
     def close(self):
         for context in self._contexts:
@@ -101,9 +152,10 @@ class Window:
             self.wait_ready()
 
     def wait_ready(self):
-        """The overview is complete."""
-        self.page.wait_for_selector(".sidebar")
-        self.page.wait_for_selector(".list-row, .list-empty:not([hidden])")
+        """The overview is complete, and the page knows what the server can do: the menus have all their entries."""
+        self.page.wait_for_selector(".sidebar", state="attached")
+        self.page.wait_for_selector(".sidebar > .list .list-row, .list-empty:not([hidden])", state="attached")
+        self.page.wait_for_selector(".new-button:not([hidden])", state="attached")
 
     # --- the chat
 
@@ -114,9 +166,11 @@ class Window:
         self.page.wait_for_selector(".composer-field")
         return self
 
-    def open(self, number=0):
-        """Open a conversation of the list."""
-        self.page.click(f".sidebar > .list .list-row >> nth={number}")
+    def open(self, name=""):
+        """Open the first conversation of the list, or the one that shows this text."""
+        row = ".sidebar > .list .list-row" + (f":has-text('{name}')" if name else "")
+        self.page.click(f"{row} >> nth=0")
+        self.page.wait_for_selector(f"{row}.is-open", state="attached")
         self.page.wait_for_selector(".composer-field")
         return self
 
@@ -126,12 +180,48 @@ class Window:
             self.page.press(".composer-field", "Enter")
         return self
 
-    def wait_text(self, text, *, own=None):
+    def wait_text(self, text, *, own=None, patience_ms=PATIENCE_MS):
         """Wait until a bubble with exactly this text is shown."""
         side = "" if own is None else ".row-own " if own else ".row-other "
-        self.page.wait_for_function(
+        _wait(
+            self.page,
             "([side, text]) => [...document.querySelectorAll(`${side}.bubble-text`)].some((it) => it.textContent === text)",
-            arg=[side, text],
+            [side, text],
+            lambda: f"no bubble {side}with {text!r}, but {self.texts()}",
+            patience_ms,
+        )
+
+    def wait_texts(self, texts):
+        """Wait until the bubbles are these, in this order."""
+        self.wait_words(".bubble-text", texts)
+
+    def wait_words(self, selector, words):
+        """Wait until the elements show exactly these words: a text for the only one, or a list."""
+        wait_for(self.page, _WORDS, [words] if isinstance(words, str) else words, selector)
+
+    def wait_in_words(self, selector, part):
+        """Wait until one of the elements shows this among its words."""
+        _wait(
+            self.page,
+            f"([selector, part]) => ({_WORDS})(selector).some((text) => text.includes(part))",
+            [selector, part],
+            lambda: f"no {selector} with {part!r}, but {self.page.evaluate(_WORDS, selector)}",
+        )
+
+    def wait_count(self, selector, count):
+        """Wait until there are so many of these elements; of a 0, wait first for what comes after it."""
+        wait_for(self.page, "(selector) => document.querySelectorAll(selector).length", count, selector)
+
+    def wait_hidden(self, selector):
+        self.page.wait_for_selector(selector, state="hidden")
+
+    def wait_toast(self, part):
+        """Wait for a short notice, or find it among those that have come and gone since the page was loaded."""
+        _wait(
+            self.page,
+            "(part) => window.toastsSeen.some((text) => text.includes(part))",
+            part,
+            lambda: f"no notice with {part!r}, but {self.page.evaluate('() => window.toastsSeen')}",
         )
 
     def wait_tick(self, status, count=1):
@@ -140,22 +230,18 @@ class Window:
             ".row-own .tick-sent, .row-own .tick-read" if status == "sent" else f".row-own .tick-{status}"
         )  # read: it was sent
         script = "([marks, count]) => document.querySelectorAll(marks).length >= count"
-        self.page.wait_for_function(script, arg=[marks, count])
+        ticks = "() => [...document.querySelectorAll('.row-own .tick')].map((one) => one.getAttribute('class'))"
+        _wait(self.page, script, [marks, count], lambda: f"not {count} {status}, but {self.page.evaluate(ticks)}")
 
     def texts(self):
         return self.page.eval_on_selector_all(".bubble-text", "all => all.map((one) => one.textContent)")
 
     def wait_badge(self, text):
         """Wait for the unread number in the list; None: there is none."""
-        if text is None:
-            self.page.wait_for_function("() => !document.querySelector('.sidebar .badge')")
-        else:
-            self.page.wait_for_function(
-                "(text) => document.querySelector('.sidebar .badge')?.textContent === text", arg=text
-            )
+        wait_for(self.page, "() => document.querySelector('.sidebar .badge')?.textContent ?? null", text)
 
     def wait_title(self, title):
-        self.page.wait_for_function("(title) => document.title === title", arg=title)
+        wait_for(self.page, "() => document.title", title)
 
     def choose(self, name):
         """Choose an entry of the page's menu."""
@@ -177,17 +263,20 @@ class Window:
         self.choose_new("New group")
         self.page.fill("[name=group_name]", name)
         self.page.select_option(".dialog [name=join]", join)
-        for user_id in user_ids:
+        for count, user_id in enumerate(user_ids, 1):
             self.page.fill(".picker input", user_id)
             self.page.click(f".picker-list [data-user='{user_id}']")
+            self.wait_count(".picker .chip", count)
         self.page.click(".dialog-foot .button-primary")
+        self.wait_words(".chat-title", name)
         self.page.wait_for_selector(".composer-field")
         return self
 
     def message_menu(self, text, entry=None, *, emoji=None):
         """Open a message's menu by the pointer and choose an entry, or an emoji to react with."""
         words = self.page.locator(".bubble-text", has_text=re.compile(f"^{re.escape(text)}$"))
-        self.page.locator(".bubble", has=words).click(button="right")
+        stored = self.page.locator(".row[data-seq]:not([data-seq=''])", has=words)  # on its way it has no menu
+        stored.locator(".bubble").click(button="right")
         if emoji is not None:
             self.page.click(f".menu-emoji:has-text('{emoji}')")
         else:

@@ -15,7 +15,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from pages import CHROMIUM, Browser  # noqa: E402  (the tests' own modules are found by the line above)
+from pages import CHROMIUM, PATIENCE_MS, Browser, wait_for  # noqa: E402  (the tests' own modules are found by the line above)
 from process import Server  # noqa: E402
 
 SIZE = {"width": 1200, "height": 760}
@@ -60,7 +60,7 @@ def main(folder):
     with tempfile.TemporaryDirectory() as scratch, sync_playwright() as playwright:
         server = Server(Path(scratch)).start()
         server.url = f"http://{server.ready['http'][0]}/"
-        chromium = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        chromium = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"], timeout=PATIENCE_MS)
         try:
             take(Browser(chromium, server), folder)
         finally:
@@ -113,7 +113,6 @@ def take_group(shot, anna, ben, others):
     take_friends(shot, anna, others, ben)
     anna.page.click(".sidebar > .list .list-row:has-text('Spring outing')")
     anna.page.wait_for_selector(".chat-detail:has-text('4 members')")
-    anna.page.wait_for_timeout(500)
     anna.page.set_viewport_size(PHONE)
     shot(anna, "web-group-phone")
 
@@ -126,6 +125,8 @@ def take_friends(shot, anna, others, ben):
         window.page.click(".dialog .person-row:has-text('@anna') .button")
         window.page.fill(".dialog:last-of-type .input:not([name])", "Shall we be friends?")
         window.page.click(".dialog:last-of-type .button-primary")
+        window.wait_toast("Friend request sent")
+        window.wait_count("dialog", 1)
         window.page.keyboard.press("Escape")
     anna.page.click(".side-tabs .tab >> nth=1")
     for user_id in ("ben", "mia"):
@@ -135,9 +136,9 @@ def take_friends(shot, anna, others, ben):
     anna.page.click(".menu-item:has-text('Set a remark')")
     anna.page.fill(".dialog .input", "Ben (photos)")
     anna.page.click(".dialog-foot .button-primary")
-    anna.page.click("[data-friend=ben]")
+    anna.page.click("[data-friend=ben]:has-text('Ben (photos)')")
     anna.panel()
-    anna.page.wait_for_timeout(6500)  # the short notices go
+    anna.wait_count(".toast", 0)  # they go after a few seconds
     shot(anna, "web-friends")
     anna.page.click(".panel-head .icon-button")
     anna.page.click(".side-tabs .tab >> nth=0")
@@ -162,14 +163,14 @@ def take(browser, folder):
     ben = browser.open(viewport=SIZE, color_scheme="dark").register("ben", "Ben Okafor")
     ben.write_to("anna").say(TALK[0][1])
     ben.wait_tick("sent")
-    anna.wait_badge("1")
-    anna.open()
+    anna.wait_title("(4) imserver")
+    anna.open("Ben Okafor")
     anna.wait_text(TALK[0][1], own=False)
     for sender, text in TALK[1:]:
         (anna if sender == "anna" else ben).say(text)
         (ben if sender == "anna" else anna).wait_text(text, own=False)
     ben.attach("evening.png", "image/png", base64.b64decode(ben.page.evaluate(PAINT)))
-    anna.page.wait_for_selector(".picture[src]")
+    wait_for(anna.page, "() => document.querySelector('.picture')?.naturalWidth > 0")
     anna.say("Beautiful! 😍")
     ben.wait_text("Beautiful! 😍", own=False)
     anna.wait_tick("read", 3)

@@ -14,18 +14,39 @@ HERE = Path(__file__).parent
 COUNT = 120
 
 
-def test_unit(node, imserver_js):
-    """The unit tests of imserver.js, against a scripted socket, all pass."""
+def run_unit_tests(node, name, **environment):
     done = subprocess.run(
-        [*node, "--test", "--test-reporter=spec", str(HERE / "client_unit.test.mjs")],
-        env={**os.environ, "IMSERVER_JS": str(imserver_js)},
+        [*node, "--test", "--test-reporter=spec", str(HERE / name)],
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "fail 0" in done.stdout
+    assert "pass 0" not in done.stdout
     assert "Error:" not in done.stdout, "an error that nobody caught"
+
+
+def test_unit(node, imserver_js):
+    """The unit tests of imserver.js, against a scripted socket, all pass."""
+    run_unit_tests(node, "client_unit.test.mjs", IMSERVER_JS=str(imserver_js))
+
+
+def test_unit_of_the_page(node, tmp_path):
+    """The unit tests of what decides when the page is drawn anew, all pass."""
+    copy = tmp_path / "emitter.mjs"  # a name that every Node takes for a module
+    copy.write_bytes((HERE.parents[1] / "imserver" / "web" / "app" / "emitter.js").read_bytes())
+    run_unit_tests(node, "emitter_unit.test.mjs", EMITTER_JS=str(copy))
+
+
+def test_unit_of_what_messages_look_like(node, tmp_path):
+    """The unit tests of how the page shows messages, whatever is in them, all pass."""
+    web = HERE.parents[1] / "imserver" / "web"
+    for path in [web / "imserver.js", *(web / "app").glob("*.js")]:
+        text = re.sub(r'"/(?:app/)?([\w-]+)\.js"', r'"./\1.mjs"', path.read_text(encoding="utf-8"))
+        (tmp_path / f"{path.stem}.mjs").write_text(text, encoding="utf-8")
+    run_unit_tests(node, "page_unit.test.mjs", PAGE_MODULES=str(tmp_path))
 
 
 def test_exactly_once_through_kills(node, imserver_js, web_server):
@@ -46,7 +67,7 @@ def test_exactly_once_through_kills(node, imserver_js, web_server):
             web_server.kill()
             web_server.start()
         result = process.stdout.read()
-        process.wait(120)
+        process.wait(240)
         reader.join()
         assert process.returncode == 0, errors
     finally:
@@ -78,7 +99,7 @@ def test_examples_of_the_reference_run(node, imserver_js, web_server):
         [*node, str(HERE / "client_examples.mjs"), str(imserver_js), url, str(page)],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=240,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert int(re.search(r"(\d+) examples", done.stdout)[1]) >= 8
@@ -136,5 +157,5 @@ def test_types_hold(tmp_path):
         pytest.skip("needs the TypeScript compiler: apt install node-typescript, or name it in IMSERVER_TSC")
     source = HERE.parents[1] / "imserver" / "web" / "imserver.js"
     words = ["--checkJs", "--allowJs", "--noEmit", "--target", "esnext", "--lib", "dom,dom.iterable,esnext"]
-    done = subprocess.run([tsc, *words, str(source)], capture_output=True, text=True, timeout=100, cwd=tmp_path)
+    done = subprocess.run([tsc, *words, str(source)], capture_output=True, text=True, timeout=240, cwd=tmp_path)
     assert done.returncode == 0, done.stdout

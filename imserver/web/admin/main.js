@@ -65,6 +65,7 @@ at("login").addEventListener("submit", async (event) => {
   }
 });
 at("logout").addEventListener("click", async () => {
+  await overview.stop(); // a look that comes after the end of the session would be refused
   await logOut();
   show(false);
 });

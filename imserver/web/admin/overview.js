@@ -20,6 +20,7 @@ export class Overview {
     this.report = report;
     this.before = null;
     this.timer = null;
+    this.looking = null;
     this.tiles = element("div", { class: "tiles" });
     this.connections = new Chart("Connections", ["open", "users online"], "");
     this.throughput = new Chart("Throughput", ["messages", "requests"], "/s");
@@ -40,14 +41,16 @@ export class Overview {
       } catch (error) {
         this.report(error, null);
       }
-      if (this.timer !== null) this.timer = setTimeout(look, INTERVAL_MS);
+      if (this.timer !== null) this.timer = setTimeout(() => { this.looking = look(); }, INTERVAL_MS);
     };
-    this.timer = setTimeout(look, 0);
+    this.timer = setTimeout(() => { this.looking = look(); }, 0);
   }
 
-  stop() {
+  /** Resolves when the last look has its answer. */
+  async stop() {
     clearTimeout(this.timer);
     this.timer = null;
+    await this.looking;
   }
 
   show(stats) {

@@ -8,6 +8,7 @@ export class Users {
     this.query = element("input", { type: "search", placeholder: "user id or nickname", "aria-label": "Find users", maxlength: "64" });
     this.list = element("div");
     this.detail = element("div");
+    this.turn = 0;
     this.error = element("p", { class: "error", role: "alert" });
     const form = element("form", { class: "toolbar", on: { submit: (event) => { event.preventDefault(); this.load(); } } },
       this.query, element("button", { class: "primary", text: "Find" }));
@@ -27,7 +28,9 @@ export class Users {
     return this.attempt(async () => {
       const fields = new URLSearchParams({ query: this.query.value, limit: "50" });
       if (cursor) fields.set("cursor", cursor);
+      const turn = ++this.turn;
       const page = await call("GET", `/v1/admin/users?${fields}`);
+      if (turn !== this.turn) return; // a newer question's answer is what counts
       const rows = page.users.map((user) => [
         element("button", { text: user.user_id, on: { click: () => this.open(user) } }), user.nickname || "", moment(user.created_at),
         user.online ? element("span", { class: "tag good", text: `${user.online} online` }) : "",

@@ -5,7 +5,8 @@
  */
 import { MemoryStore, WebStore, randomId } from "/imserver.js";
 
-const LOCK_PATIENCE_MS = 700; // a reloaded page may have to wait for the lock of the page before it
+const LOCK_PATIENCE_MS = 700;
+const RELOAD_PATIENCE_MS = 10_000; // the page before a reload gives its lock back, on a busy machine not at once
 
 /** Storage of this kind, or memory where the browser forbids it. */
 function storeOf(kind, prefix) {
@@ -22,10 +23,10 @@ const tab = storeOf("sessionStorage", "imserver:");
 const shared = storeOf("localStorage", "imserver:");
 
 /** Hold a lock for the life of this page. True: it is ours, or the browser has no locks (pages without TLS). */
-async function claim(name) {
+async function claim(name, patienceMs = LOCK_PATIENCE_MS) {
   if (!navigator.locks) return true;
   return new Promise((resolve) => {
-    navigator.locks.request(name, { signal: AbortSignal.timeout(LOCK_PATIENCE_MS) }, () => {
+    navigator.locks.request(name, { signal: AbortSignal.timeout(patienceMs) }, () => {
       resolve(true);
       return new Promise((release) => releases.set(name, release));
     }).catch(() => resolve(false)); // another tab holds it
@@ -47,10 +48,13 @@ export const lastUser = () => shared.get("last_user") ?? "";
 
 /** The `Store` for one user's client, and the device id to use with it. */
 export async function open(userId, { isShared }) {
+  // What this tab had before a reload is its own, and soon free; else it may be a duplicated tab, whose first one goes on.
+  const isReload = performance.getEntriesByType("navigation")[0]?.type === "reload";
+  const before = !isReload ? null : isShared && !tab.get(`user:${userId}:device_id`) ? shared : tab;
   const kinds = isShared ? [[shared, `user:${userId}:`], [tab, `user:${userId}:`]] : [[tab, `user:${userId}:`]];
   for (const [base, prefix] of kinds) {
     const deviceId = base.get(`${prefix}device_id`) ?? randomId();
-    if (await claim(`imserver-device:${deviceId}`)) return build(base, prefix, deviceId, isShared);
+    if (await claim(`imserver-device:${deviceId}`, base === before ? RELOAD_PATIENCE_MS : LOCK_PATIENCE_MS)) return build(base, prefix, deviceId, isShared);
   }
   const [base, prefix] = [tab, `user:${userId}:`]; // a duplicated tab: another device, without the first one's messages
   for (const key of ["state", "outbox"]) base.remove(prefix + key);

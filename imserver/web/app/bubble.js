@@ -5,7 +5,8 @@ import { showPicture } from "/app/lightbox.js";
 import { isImage } from "/app/media.js";
 import { isForMe, markMentions } from "/app/mentions.js";
 import { reactionChips } from "/app/reactions.js";
-import { avatar, colour, explain, isJumbo, linkify, summary } from "/app/text.js";
+import { isServers } from "/app/system-text.js";
+import { avatar, colour, explain, fileName, isJumbo, linkify, summary } from "/app/text.js";
 
 const MAX_TEXT = 20_000; // characters shown of one message; a megabyte in one bubble would stop the page
 
@@ -16,7 +17,7 @@ const MAX_TEXT = 20_000; // characters shown of one message; a megabyte in one b
  */
 export function bubble(chat, item, actions) {
   const { message, status, isFirst, isLast, isGroup, readers } = item;
-  if (message.type === "system") return systemLine(chat, message);
+  if (isServers(message)) return systemLine(chat, message);
   const isOwn = message.from === chat.me;
   const name = isOwn ? t("you") : chat.name(message.from);
   const jumbo = message.type === "text" && typeof message.body === "string" && !message.recalled && !message.reply_to && isJumbo(message.body);
@@ -65,12 +66,12 @@ function content(chat, message) {
 }
 
 function picture(chat, body) {
-  const name = String(body.name ?? "");
+  const name = fileName(body);
   const image = h("img", { class: "picture", alt: name, loading: "lazy", decoding: "async" });
   const frame = h("button", { type: "button", class: "picture-frame", "aria-label": t("openImage", { name }), onclick: () => showPicture(chat.media, body) }, image);
   // The frame has its size before the picture is here, so that nothing jumps.
   const { width, height } = body;
-  if (width > 0 && height > 0) {
+  if (Number.isFinite(width) && width > 0 && Number.isFinite(height) && height > 0) {
     const scale = Math.min(1, 320 / width, 360 / height);
     frame.style.width = `${Math.max(64, Math.round(width * scale))}px`;
     frame.style.aspectRatio = `${width} / ${height}`;
@@ -80,7 +81,7 @@ function picture(chat, body) {
 }
 
 function file(chat, body, type) {
-  const name = String(body.name ?? t(type));
+  const name = fileName(body) || t(type);
   return h("button", { type: "button", class: "file", "aria-label": t("download", { name }), onclick: () => {
     chat.media.save(body.file_id, name).catch((error) => toast(error.code === 0 ? explain(error) : t("fileFailed")));
   } },

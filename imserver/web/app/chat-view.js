@@ -39,8 +39,8 @@ export class ChatView {
     this.timeline.render();
     this.off = [
       chat.on("timeline", (changed) => { if (changed === id) { this.timeline.update(); this.timeline.receipts?.look(); } }),
-      chat.on("group", (changed) => { if (`g:${changed}` === id) this.head(); }),
-      chat.on("features", () => { this.timeline.update(); this.panel.render(); }),
+      chat.on("group", (changed) => { if (`g:${changed}` === id) { this.head(); this.composer.completion?.arrived(); } }),
+      chat.on("features", () => { this.timeline.update(); this.timeline.receipts?.look(); }),
       chat.on("people", () => { this.head(); this.timeline.update(); }),
       chat.on("list", () => this.head()),
       chat.on("typing", (changed) => { if (changed === id) this.head(); }),

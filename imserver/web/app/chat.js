@@ -129,6 +129,7 @@ export class Chat extends Emitter {
     this.listChanged();
     this.watchPeers();
     if (this.features.friends) this.friends.load();
+    if (this.timelines.get(this.openId)?.isLoaded) this.#askRead(this.timelines.get(this.openId)); // opened before this was known: after a reload
   }
 
   watchPeers() {

@@ -14,10 +14,30 @@ export class Emitter {
   }
 }
 
+const PRESS_MS = 600; // a longer press is no click: the page goes on
+const held = new Set();
+let isPressed = false;
+let atLatest = 0;
+
+function release() {
+  clearTimeout(atLatest);
+  isPressed = false;
+  const due = [...held];
+  held.clear();
+  for (const task of due) task();
+}
+
+globalThis.addEventListener("pointerdown", () => { isPressed = true; clearTimeout(atLatest); atLatest = setTimeout(release, PRESS_MS); }, true);
+for (const name of ["pointerup", "pointercancel"]) globalThis.addEventListener(name, () => setTimeout(release), true); // the click comes first
+
+/** Do it now, or once what is pressed is released: an element that is replaced between the two never gets its click. */
+export function unlessPressed(task) { if (isPressed) held.add(task); else task(); }
+
 /** At most one call per frame, however often it is asked for; also in hidden windows, which have no frames. */
 export function oncePerFrame(task) {
   let isDue = false;
-  const run = () => { if (isDue) { isDue = false; task(); } };
+  const now = () => { if (isDue) { isDue = false; task(); } };
+  const run = () => unlessPressed(now);
   return () => {
     if (isDue) return;
     isDue = true;

@@ -1,6 +1,7 @@
 /** Asking for a friendship, finding friends, naming them. */
 import { askText, attempt, openDialog } from "/app/dialog.js";
 import { h, toast } from "/app/dom.js";
+import { unlessPressed } from "/app/emitter.js";
 import { t } from "/app/i18n.js";
 import { avatar, explain } from "/app/text.js";
 
@@ -54,9 +55,9 @@ export function findFriendsDialog(chat) {
     } catch (error) {
       note = explain(error);
     }
-    render();
+    unlessPressed(render);
   }
   render();
-  const off = chat.on("friends", render);
+  const off = chat.on("friends", () => unlessPressed(render));
   openDialog(t("addFriend"), () => [field, list], { onClose: off });
 }

@@ -1,6 +1,7 @@
 /** The left side's other page: requests, friends, groups, and whom one blocks. */
 import { attempt, confirmDialog } from "/app/dialog.js";
 import { h, icon, iconButton } from "/app/dom.js";
+import { oncePerFrame } from "/app/emitter.js";
 import { findFriendsDialog, remarkDialog } from "/app/friend-actions.js";
 import { joinGroupDialog, newGroupDialog } from "/app/group-dialogs.js";
 import { t } from "/app/i18n.js";
@@ -18,7 +19,8 @@ export class FriendsView {
     this.groups = null;
     this.isShown = false;
     this.element = h("div", { class: "friends", hidden: true, role: "region", "aria-label": t("friends"), onkeydown: (event) => arrows(event, this.element) });
-    this.off = [...["friends", "people", "features", "list"].map((name) => chat.on(name, () => this.render())), chat.on("group", () => { if (this.isShown) this.#loadGroups(); })];
+    this.update = oncePerFrame(() => this.render());
+    this.off = [...["friends", "people", "features", "list"].map((name) => chat.on(name, this.update)), chat.on("group", () => { if (this.isShown) this.#loadGroups(); })];
   }
 
   close() { for (const off of this.off) off(); }
@@ -41,7 +43,7 @@ export class FriendsView {
       return;
     }
     for (const group of this.groups) if (!this.chat.groups.known.get(group.group_id)) this.chat.groups.known.set(group.group_id, group);
-    this.render();
+    this.update();
   }
 
   render() {

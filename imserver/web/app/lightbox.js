@@ -1,10 +1,11 @@
 /** A picture over the whole window. */
 import { h, iconButton, toast } from "/app/dom.js";
 import { t } from "/app/i18n.js";
+import { fileName } from "/app/text.js";
 
 /** @param {import("/app/media.js").Media} media @param {{file_id: string, name?: string}} body */
 export async function showPicture(media, body) {
-  const name = String(body.name ?? "");
+  const name = fileName(body);
   const picture = h("img", { class: "lightbox-image", alt: name });
   const dialog = h("dialog", { class: "lightbox", "aria-label": name || t("image"), onclick: (event) => { if (event.target === dialog) dialog.close(); }, onclose: () => dialog.remove() },
     h("header", { class: "lightbox-bar" }, h("span", { class: "lightbox-name" }, name),

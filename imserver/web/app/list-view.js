@@ -1,6 +1,7 @@
 /** The conversations, newest first; arrow keys move among them. */
 import { h, icon, reconcile } from "/app/dom.js";
 import { exactTime, shortTime, t } from "/app/i18n.js";
+import { isServers } from "/app/system-text.js";
 import { avatar, summary } from "/app/text.js";
 
 const MAX_ROWS = 300; // shown at once; the rest is found by the search, or by going down
@@ -17,12 +18,12 @@ export class ListView {
 
   render() {
     const { chat } = this;
+    const focused = document.activeElement?.dataset?.conversation; // before a row is made anew, which takes its button away
+    const hadFocus = this.element.contains(document.activeElement);
     const all = chat.list();
     const nodes = all.slice(0, this.limit).map((one) => this.#row(one));
     const shown = new Set(all.slice(0, this.limit).map((one) => one.conversation_id));
     for (const id of this.rows.keys()) if (!shown.has(id)) this.rows.delete(id);
-    const focused = document.activeElement?.dataset?.conversation;
-    const hadFocus = this.element.contains(document.activeElement);
     reconcile(this.element, nodes);
     if (hadFocus && focused && !this.element.contains(document.activeElement)) this.rows.get(focused)?.element.firstChild.focus({ preventScroll: true });
     return all.length;
@@ -35,7 +36,7 @@ export class ListView {
     const isOpen = id === chat.openId;
     const typing = chat.whoTypes(id);
     const last = one.pending ? { ...one.pending, from: chat.me } : one.last_message;
-    const prefix = !last || last.recalled ? "" : last.from === chat.me ? "" : one.kind === "group" && last.type !== "system" ? `${chat.name(last.from)}: ` : "";
+    const prefix = !last || last.recalled ? "" : last.from === chat.me ? "" : one.kind === "group" && !isServers(last) ? `${chat.name(last.from)}: ` : "";
     const text = typing.length ? t("typing") : summary(last, chat);
     const draft = !isOpen && chat.drafts.get(id)?.trim();
     const isOnline = Boolean(one.peer && chat.presence.get(one.peer)?.online);

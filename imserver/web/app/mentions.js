@@ -56,6 +56,7 @@ export class Completion {
     Object.assign(this, { chat, groupId, field });
     this.at = 0;
     this.options = [];
+    this.isWaiting = false;
     this.element = h("ul", { class: "mention-list", role: "listbox", id: "mention-list", "aria-label": t("mention"), hidden: true });
     field.setAttribute("aria-controls", "mention-list");
     field.setAttribute("aria-autocomplete", "list");
@@ -67,11 +68,14 @@ export class Completion {
   update() {
     const before = this.field.value.slice(0, this.field.selectionStart);
     const found = BEFORE_CARET.exec(before);
+    this.isWaiting = false;
     if (!found) return this.close();
     const query = found[2].toLocaleLowerCase();
     this.begin = before.length - found[2].length - 1;
     const { chat, groupId } = this;
-    const members = (chat.groups.members(groupId) ?? []).filter((one) => one.user_id !== chat.me);
+    const known = chat.groups.members(groupId);
+    this.isWaiting = known === null; // see `arrived`
+    const members = (known ?? []).filter((one) => one.user_id !== chat.me);
     const people = members.map((one) => ({ id: one.user_id, name: chat.name(one.user_id) })).filter(({ id, name }) => `${name} ${id}`.toLocaleLowerCase().split(/\s+/).some((word) => word.startsWith(query)) || name.toLocaleLowerCase().includes(query));
     const all = chat.groups.isInCharge(groupId) && allWords().some((word) => word.toLocaleLowerCase().startsWith(query)) ? [{ id: ALL, name: t("everyone") }] : [];
     this.options = [...all, ...people].slice(0, SHOWN);
@@ -79,6 +83,9 @@ export class Completion {
     if (!this.options.length) return this.close();
     this.#render();
   }
+
+  /** The members may be here now: whoever has typed the @ before them waits for the list. */
+  arrived() { if (this.isWaiting && document.activeElement === this.field) this.update(); }
 
   #render() {
     this.element.hidden = false;

@@ -6,6 +6,7 @@ import { t } from "/app/i18n.js";
 import { showMenu } from "/app/menu.js";
 import { showReaders } from "/app/receipts.js";
 import { toggleReaction } from "/app/reactions.js";
+import { isServers } from "/app/system-text.js";
 import { summary } from "/app/text.js";
 
 /**
@@ -13,7 +14,7 @@ import { summary } from "/app/text.js";
  * @param {{anchor: HTMLElement, point?: object, composer: import("/app/composer.js").Composer, mayWrite: boolean}} place
  */
 export function messageMenu(chat, message, { anchor, point, composer, mayWrite }) {
-  if (!message.seq || message.recalled || message.type === "system") return;
+  if (!message.seq || message.recalled || isServers(message)) return;
   const isOwn = message.from === chat.me;
   const isGroup = message.conversation_id.startsWith("g:");
   const { recall, edit, react, receipts } = chat.features;

@@ -1,5 +1,6 @@
 /** Choosing people: one's friends, those one talks to, and everybody whom the search finds. */
 import { h, icon } from "/app/dom.js";
+import { unlessPressed } from "/app/emitter.js";
 import { t } from "/app/i18n.js";
 import { avatar, explain } from "/app/text.js";
 
@@ -39,7 +40,7 @@ export class Picker {
     } catch (error) {
       this.note = explain(error);
     }
-    this.#render();
+    unlessPressed(() => this.#render());
   }
 
   #candidates() {

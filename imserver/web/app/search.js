@@ -1,5 +1,6 @@
 /** Search: conversations and people by name, messages by what they say, and a user id to write to. */
 import { h, iconButton } from "/app/dom.js";
+import { unlessPressed } from "/app/emitter.js";
 import { addFriend } from "/app/friend-actions.js";
 import { shortTime, t } from "/app/i18n.js";
 import { arrows } from "/app/list-view.js";
@@ -42,7 +43,8 @@ export class SearchView {
     const small = query.toLocaleLowerCase();
     const chats = chat.list().filter((one) => `${chat.title(one)} ${one.peer ?? ""}`.toLocaleLowerCase().includes(small)).slice(0, 20);
     const found = { chats, people: [], messages: [], isBusy: true };
-    this.#render(query, found);
+    const render = () => { if (!isCancelled()) this.#render(query, found); };
+    render();
     await new Promise((resolve) => { setTimeout(resolve, WAIT_MS); });
     if (isCancelled()) return;
     const known = new Set(chats.map((one) => one.peer));
@@ -53,11 +55,11 @@ export class SearchView {
     const messages = (chat.features.search ? chat.client.search(query, { limit: MAX_HITS }).then((answer) => answer.messages) : searchHere(chat, query, isCancelled))
       .then((hits) => { found.messages = hits; });
     for (const task of [people, messages]) {
-      task.catch((error) => { found.error = error; }).then(() => { if (!isCancelled()) this.#render(query, found); });
+      task.catch((error) => { found.error = error; }).then(() => unlessPressed(render));
     }
     await Promise.allSettled([people, messages]);
     found.isBusy = false;
-    if (!isCancelled()) this.#render(query, found);
+    unlessPressed(render);
   }
 
   /** Open the first result; without any, take the query for a user id. */

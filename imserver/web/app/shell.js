@@ -113,13 +113,16 @@ export function shell(chat, actions) {
 
   let shownNothing = null;
   function showNothing(count) {
-    const isNew = count === 0 && chat.isSynced;
-    const key = `${isNew}${chat.name(chat.me)}`;
-    if (shownNothing === key) return;
+    const name = chat.name(chat.me);
+    const isNew = count === 0;
+    const isKnown = !isNew || (chat.isSynced && Boolean(chat.people.get(chat.me))); // nobody is greeted by an id that becomes a name a moment later
+    const key = JSON.stringify([isKnown, isNew, isKnown && name]);
+    if (shownNothing === key || main.querySelector(".start-form input")?.value) return; // what somebody is typing there stays
     shownNothing = key;
-    main.replaceChildren(h("div", { class: "nothing" },
-      h("img", { src: "/app/icon.svg", alt: "", width: 72, height: 72 }),
-      h("h1", {}, isNew ? t("welcomeTitle", { name: chat.name(chat.me) }) : t("pickTitle")),
+    const picture = h("img", { src: "/app/icon.svg", alt: "", width: 72, height: 72 });
+    if (!isKnown) return main.replaceChildren(h("div", { class: "nothing" }, picture));
+    main.replaceChildren(h("div", { class: "nothing" }, picture,
+      h("h1", {}, isNew ? t("welcomeTitle", { name }) : t("pickTitle")),
       h("p", {}, isNew ? t("welcomeText") : t("pickText", { key: modifier })),
       isNew ? startForm("peer") : null));
   }
@@ -192,7 +195,7 @@ export function shell(chat, actions) {
   addEventListener("popstate", back);
 
   const off = [chat.on("list", showList), chat.on("features", showFeatures), chat.on("friends", showFeatures),
-    chat.on("friend-event", (body) => { const text = friendNews(chat, body); if (text) toast(text, { isError: false }); }), chat.on("people", () => { showSelf(); showList(); }), chat.on("problem", (error) => toast(explain(error)))];
+    chat.on("friend-event", (body) => { const text = friendNews(chat, body); if (text) toast(text, { isError: false }); }), chat.on("people", showSelf), chat.on("problem", (error) => toast(explain(error)))];
   showSelf();
   showFeatures();
   showList();

@@ -1,7 +1,7 @@
 /** What messages look like as text. Everything here makes text nodes, and links to http and https alone. */
 import { h } from "/app/dom.js";
 import { t } from "/app/i18n.js";
-import { systemText } from "/app/system-text.js";
+import { isServers, systemText } from "/app/system-text.js";
 
 const URL_IN_TEXT = /\bhttps?:\/\/[^\s<>"'`]+/giu;
 const TRAILING = /[.,;:!?。，；：！？）)\]}»”’]+$/u;
@@ -34,12 +34,15 @@ export function summary(message, chat) {
   if (!message) return "";
   if (message.recalled) return recalledText(chat, message);
   const { type, body } = message;
-  if (type === "system") return systemText(chat, body);
+  if (isServers(message)) return systemText(chat, body);
   if (typeof body === "string") return body.length > 300 ? `${body.slice(0, 300)}…` : body;
-  if (["image", "file", "audio", "video"].includes(type)) return typeof body?.name === "string" ? `${t(type)} · ${body.name}` : t(type);
+  if (["image", "file", "audio", "video"].includes(type)) return fileName(body) ? `${t(type)} · ${fileName(body)}` : t(type);
   if (typeof body?.text === "string") return body.text;
   return t("unknownMessage", { type });
 }
+
+/** What a file is called by whoever sent it; "" where that is no name. */
+export const fileName = (body) => (typeof body?.name === "string" ? body.name : "");
 
 /** Whether this is a handful of emoji and nothing else: shown larger. */
 export const isJumbo = (text) => text.length <= 24 && /^(\p{RI}\p{RI}|\p{Emoji_Presentation}|\p{Extended_Pictographic}|\p{Emoji_Modifier}|\u200d|\ufe0f|\s){1,14}$/u.test(text)

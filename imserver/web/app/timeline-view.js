@@ -4,6 +4,7 @@ import { bubble, uploadBubble } from "/app/bubble.js";
 import { oncePerFrame } from "/app/emitter.js";
 import { dayName, isSameDay, language, t } from "/app/i18n.js";
 import { Receipts } from "/app/receipts.js";
+import { isServers } from "/app/system-text.js";
 import { summary } from "/app/text.js";
 
 const GROUP_MS = 5 * 60_000; // messages of one sender within this time stand together
@@ -64,7 +65,7 @@ export class TimelineView {
         && !items.some((one) => one.key === "unread");
       if (isNewDay) items.push({ key: `day-${new Date(message.sent_at).toDateString()}`, day: message.sent_at });
       if (isUnreadLine) items.push({ key: "unread", isUnread: true });
-      const follows = (a, b) => a && b && a.from === b.from && a.type !== "system" && b.type !== "system" && Math.abs(b.sent_at - a.sent_at) < GROUP_MS && isSameDay(a.sent_at, b.sent_at);
+      const follows = (a, b) => a && b && a.from === b.from && !isServers(a) && Math.abs(b.sent_at - a.sent_at) < GROUP_MS && isSameDay(a.sent_at, b.sent_at);
       const isFirst = isUnreadLine || !follows(before, message);
       const isLast = !follows(message, after) || (timeline.firstUnread && after?.seq === timeline.firstUnread);
       const key = item.isGrowing ? `grow-${message.from}-${message.client_id}` : message.from === chat.me && message.client_id ? `own-${message.client_id}` : `m-${message.seq}`;

@@ -26,7 +26,11 @@ export class Timeline {
   get firstSeq() { return this.items[0]?.seq ?? 0; }
   get lastSeq() { return this.items.at(-1)?.seq ?? 0; }
 
-  loadNewest() { return this.#load({ limit: PAGE }, (page) => this.#replace(page, false)); }
+  /** Another page may be on its way, which is not the newest. */
+  loadNewest() {
+    if (this.#loading) return this.#loading.then(() => this.loadNewest());
+    return this.#load({ limit: PAGE }, (page) => this.#replace(page, false));
+  }
   loadOlder() {
     if (!this.hasOlder) return Promise.resolve();
     return this.#load({ beforeSeq: this.firstSeq, limit: PAGE }, (page) => {
