@@ -230,11 +230,16 @@ def file_of(message: Message) -> RemoteFile | None:
         return None
 
 
+def is_servers(message: Message) -> bool:
+    """The server says this. A user, too, may send the type `system`: that is a message of theirs like any other."""
+    return message.type == "system" and not message.from_
+
+
 def text_of(message: Message) -> str:
     """A message as one text, not cleaned yet."""
     if message.recalled:
         return "(recalled)"
-    if message.type == "system" and isinstance(message.body, Mapping):
+    if is_servers(message) and isinstance(message.body, Mapping):
         return _system_text(message.body)
     file = file_of(message)
     if file is not None:

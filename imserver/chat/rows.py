@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import Final
 
-from imserver.chat.model import Chat, Line, reactions_of, text_of
+from imserver.chat.model import Chat, Line, is_servers, reactions_of, text_of
 from imserver.chat.sanitize import clean_line, clean_text
 
 Row = list[tuple[str, str]]
@@ -64,7 +64,7 @@ def line_rows(chat: Chat, line: Line, user_id: str, columns: int, width: Width) 
     """One message: its head, what it answers, its text."""
     message = line.message
     is_own = message.from_ == user_id
-    if message.type == "system":
+    if is_servers(message):
         text = clean_text(text_of(message))
         return [[("class:system", f"— {part}")] for part in wrapped(text, max(columns - INDENT, 1), width)]
     when = datetime.fromtimestamp(message.sent_at / 1000).strftime("%d %b %H:%M") if message.sent_at else ""

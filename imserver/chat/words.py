@@ -12,7 +12,7 @@ import attrs
 
 from imserver.chat.doing import Doing
 from imserver.chat.errors import CannotDo
-from imserver.chat.model import Chat, Line
+from imserver.chat.model import Chat, Line, is_servers
 
 _NUMBER: Final = re.compile(r"#([0-9]{1,15})(?:\s+|$)")
 
@@ -82,7 +82,7 @@ def message_and_rest(doing: Doing, rest: str, *, is_own: bool) -> tuple[Line, st
         return line, rest[found.end() :]
     for line in reversed(chat.lines):
         is_mine = line.message.from_ == doing.session.user_id
-        if is_mine == is_own and not line.message.recalled and line.message.type != "system":
+        if is_mine == is_own and not line.message.recalled and not is_servers(line.message):
             return line, rest
     raise CannotDo("there is no message of yours here" if is_own else "there is no message of others here")
 

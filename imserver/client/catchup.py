@@ -17,7 +17,7 @@ from .backoff import Backoff
 from .bell import Bell
 from .changes import Changes
 from .delivery import Delivery, Pull
-from .errors import BadRequest, Forbidden, NotFound, RemoteProtocolError, ServerError
+from .errors import BadRequest, Forbidden, FrameTooLarge, NotFound, RemoteProtocolError, ServerError
 from .events import EventQueue
 from .pushes import MessageChanged
 from .taking import take, take_maps
@@ -176,6 +176,12 @@ class CatchUp:
     async def _confirm(self, acks: dict[str, int]) -> None:
         try:
             await self._ask(commands.PUSH_ACK, {"acks": acks})
+        except FrameTooLarge:
+            if len(acks) == 1:
+                raise  # no server takes so little
+            half = len(acks) // 2
+            await self._confirm(dict(list(acks.items())[:half]))
+            await self._confirm(dict(list(acks.items())[half:]))
         except (BadRequest, Forbidden, NotFound) as error:
             if len(acks) == 1:
                 # Nothing that repeating can mend (one has left the group); SYNC knows without it.

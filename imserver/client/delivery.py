@@ -24,6 +24,7 @@ from typing import Any
 from attrs import Factory, define, frozen
 
 from .state import Position, State
+from .taking import take
 from .types import Conversation, Message
 
 #: Messages that wait for the application, over all conversations. Arbitrary: a second of a busy day.
@@ -33,6 +34,11 @@ MAX_READY = 1024
 #: real gap, which a PULL fills with these too. Arbitrary.
 MAX_EARLY = 32
 MAX_EARLY_TOTAL = 1024
+
+
+#: Changes that are remembered while a PULL of their conversation is under way, those of the lowest messages. More than a
+#: page has messages, so that a page is cut only where it must be.
+MAX_CHANGED = 512
 
 
 class History(Enum):
@@ -62,10 +68,33 @@ class _Track:
     got: int | None = None  # None: pushed before SYNC told where to begin
     outstanding: int = 0  # messages in `ready` or with the application
     early: dict[int, Message | None] = Factory(dict)  # beyond got + 1; None: one's own
+    changed: dict[int, int] | None = None  # while a PULL is under way: seq -> rev of what has changed meanwhile
+    doubtful_seq: int | None = None  # from here on any may have changed: `changed` is full
 
     @property
     def is_lagging(self) -> bool:
         return self.got is not None and self.got < self.position.head_seq
+
+    def note_change(self, seq: int, rev: int) -> None:
+        """Remember that a PULL under way may have read this message before its change."""
+        if self.changed is None:
+            return
+        self.changed[seq] = max(rev, self.changed.get(seq, 0))
+        if len(self.changed) > MAX_CHANGED:
+            highest = max(self.changed)
+            del self.changed[highest]
+            self.doubtful_seq = min(highest, self.doubtful_seq or highest)
+
+    def is_overtaken(self, message: Message) -> bool:
+        """Tell whether this state of the message may be older than a change that came before it."""
+        if self.doubtful_seq is not None and message.seq >= self.doubtful_seq:
+            return True
+        return self.changed is not None and message.rev < self.changed.get(message.seq, 0)
+
+    def pull(self, *, is_under_way: bool) -> None:
+        """A PULL is asked for, which shows all changes that came before; or it is over."""
+        self.changed = {} if is_under_way else None
+        self.doubtful_seq = None
 
 
 class Delivery:
@@ -142,10 +171,13 @@ class Delivery:
         track.position.head_seq = max(track.position.head_seq, last_seq)
         page = [m for m in messages if m.seq > pull.after_seq and m.conversation_id == pull.conversation_id]
         for message in page:
+            if track.is_overtaken(message):
+                break  # it and what follows is pulled again
             self._advance(track, message.seq - 1)
             self._deliver(track, message.seq, None if self._is_own(message) else message)
         if not page:
             self._advance(track, pull.upto_seq)
+        track.pull(is_under_way=False)
         self._settle(pull.conversation_id, track)
 
     def unavailable(self, pull: Pull) -> None:
@@ -159,7 +191,10 @@ class Delivery:
             changes: the new state, with the wire's names.
         """
         track = self._tracks.get(conversation_id)
+        rev = take(changes, "rev", int, 0)
         if track is None or track.got is None or seq > track.got:
+            if track is not None:
+                track.note_change(seq, rev)
             if track is not None and track.early.get(seq) is not None:
                 self._drop_early(track, seq)  # it is pulled again, in its new state
                 track.position.head_seq = max(track.position.head_seq, seq)
@@ -167,6 +202,8 @@ class Delivery:
             return True
         for index, message in enumerate(self._ready):
             if message.seq == seq and message.conversation_id == conversation_id:
+                if rev < message.rev:
+                    return True  # it was pulled in a later state
                 self._ready[index] = message.with_change(str(changes.get("change")), changes)
                 return True
         return False
@@ -217,6 +254,7 @@ class Delivery:
         self._lagging[name] = None  # to the end: each conversation has its turn
         track = self._tracks[name]
         assert track.got is not None, "a conversation without a beginning never lags"
+        track.pull(is_under_way=True)
         return Pull(name, track.got, track.position.head_seq, limit)
 
     def due_acks(self, limit: int) -> dict[str, int]:

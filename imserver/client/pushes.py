@@ -114,7 +114,7 @@ class ServerFault:
 
 @frozen
 class RawPush:
-    """Any other push, as it came: plugins, later versions."""
+    """Any other push, as it came: of plugins, of later versions, and of a message that a bot is writing (5001, 5003)."""
 
     command: int
     body: Mapping[str, Any]
@@ -131,7 +131,7 @@ Event = MessageChanged | Read | Typing | Presence | FriendEvent | GroupEvent | N
 
 
 def event_from_push(command: int, body: Mapping[str, Any]) -> Event:
-    """Convert a push (not 5001) to its event; an unknown command becomes a RawPush.
+    """Convert a push (of 5001 that of a message that grows alone) to its event; an unknown command becomes a RawPush.
 
     Raises:
         RemoteProtocolError: a field of a known push is missing or has the wrong type.
@@ -141,6 +141,8 @@ def event_from_push(command: int, body: Mapping[str, Any]) -> Event:
             code = take(body, "code", int)
             about = take_maybe(body, "command", int)
             return ServerFault(code, take(body, "error", str, ""), take(body, "message", str, ""), about)
+        case 5003 if body.get("seq") is None:  # a message that grows: it has no place yet
+            return RawPush(command, dict(body))
         case 5003:
             seq, rev = take(body, "seq", int), take(body, "rev", int)
             return MessageChanged(take(body, "conversation_id", str), seq, rev, take(body, "change", str), dict(body))

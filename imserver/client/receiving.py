@@ -112,7 +112,8 @@ class Incoming:
 
     def pushed(self, command: int, body: dict[str, Any]) -> None:
         """Take in one push; called by the connection's reader, must not block."""
-        if command == commands.MESSAGE:
+        # A message that grows is none yet: the whole of it comes as one.
+        if command == commands.MESSAGE and not body.get("streaming"):
             message = Message.from_wire(body)
             self._delivery.pushed(message)
             if message.seq:

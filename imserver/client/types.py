@@ -302,7 +302,7 @@ class ChangesPage:
     """An answer to CHANGES: messages in their present state, in the order of their `rev`.
 
     Attributes:
-        last_rev: the conversation's; with `more` ask again since the last message's `rev`.
+        last_rev: up to where this page goes; with `more` ask again since there.
     """
 
     messages: tuple[Message, ...]

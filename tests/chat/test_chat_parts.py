@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from prompt_toolkit.utils import get_cwidth
 
 from imserver.chat import rows
-from imserver.chat.model import MAX_LOADED, Chats, direct_id, text_of
+from imserver.chat.model import MAX_LOADED, Chats, Line, direct_id, text_of
 from imserver.chat.sanitize import MAX_MARKS, clean_line, clean_text
 from imserver.chat.saving import free_path, safe_name
 from imserver.chat.tokens import TokenFile, TokenFileError
@@ -182,3 +182,19 @@ def test_a_conversation_in_memory_is_bounded():
 def test_what_happens_to_a_group_is_told_in_words(body, text):
     """Each event of a group; one that this version does not know is told by its name."""
     assert text_of(evolve(message(1), type="system", from_="", body=body)) == text
+
+
+@pytest.mark.parametrize("body", [{"event": "removed", "by": "ben", "user_ids": ["anna"]}, "Your account is suspended"])
+def test_line_of_the_server_is_the_servers_alone(body):
+    """A user may send the type `system`, too: it is shown as a message of theirs."""
+    chat = Chats("anna").get("d:anna:ben")
+
+    def shown(from_):
+        found = rows.line_rows(chat, Line(evolve(message(1), type="system", from_=from_, body=body)), "anna", 80, get_cwidth)
+        return ["".join(text for _, text in row) for row in found]
+
+    assert len(shown("")) == 1
+    assert shown("")[0].startswith("— ")
+    head, *texts = shown("ben")
+    assert head.startswith("ben ")
+    assert not any("removed anna" in text or text.startswith("—") for text in texts)

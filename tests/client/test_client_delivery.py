@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imserver.client.changes import Changes
-from imserver.client.delivery import MAX_EARLY, Delivery, History
+from imserver.client.delivery import MAX_CHANGED, MAX_EARLY, Delivery, History
 from imserver.client.state import Position, State
 from imserver.client.types import Conversation, Message
 
@@ -226,6 +226,52 @@ def test_change_of_a_message_that_waits_is_applied_to_it():
     assert not delivery.update(NAME, 1, {"recalled": True, "rev": 4})
     waiting = delivery.next_message()
     assert (waiting.seq, waiting.recalled, waiting.body, waiting.rev) == (2, True, None, 3)
+
+
+def test_change_that_overtakes_a_page_is_not_lost():
+    """What changed while its PULL was under way is not taken from an older answer, but pulled again."""
+    delivery = started()
+    delivery.synced([entry(4)], "d", more=False)
+    pull = delivery.next_pull(100)
+    assert delivery.update(NAME, 2, {"body": "new", "rev": 9})
+    old = [message(seq) for seq in (1, 2, 3, 4)]
+    delivery.pulled(pull, old)
+    assert drain(delivery) == [1]
+    pull = delivery.next_pull(100)
+    assert delivery.update(NAME, 2, {"body": "newer", "rev": 10})
+    delivery.pulled(pull, [message(2, rev=9, body="new"), *old[2:]])
+    assert drain(delivery) == [], "it was overtaken again"
+    pull = delivery.next_pull(100)
+    assert pull.after_seq == 1
+    delivery.pulled(pull, [message(2, rev=10, body="newer"), *old[2:]])
+    assert delivery.next_message().body == "newer"
+    assert drain(delivery) == [3, 4]
+    assert delivery.next_pull(100) is None
+
+
+def test_changes_that_are_remembered_are_bounded():
+    """Beyond the bound a page ends where a change was not remembered."""
+    delivery = started()
+    last = MAX_CHANGED + 5
+    delivery.synced([entry(last)], "d", more=False)
+    pull = delivery.next_pull(last)
+    for seq in range(last, 0, -1):
+        delivery.update(NAME, seq, {"rev": last + seq})
+    [track] = delivery._tracks.values()
+    assert len(track.changed) == MAX_CHANGED
+    delivery.pulled(pull, [message(seq, rev=last + seq) for seq in range(1, last + 1)])
+    assert drain(delivery) == list(range(1, MAX_CHANGED + 1))
+    delivery.pulled(delivery.next_pull(last), [message(seq) for seq in range(MAX_CHANGED + 1, last + 1)])
+    assert drain(delivery) == list(range(MAX_CHANGED + 1, last + 1))
+
+
+def test_older_change_does_not_undo_what_was_pulled_later():
+    """A change that is shown late, by CHANGES, finds the message in a later state, and lets it be."""
+    delivery = started()
+    delivery.synced([entry(1)], "d", more=False)
+    delivery.pulled(delivery.next_pull(100), [message(1, rev=9, body="new")])
+    assert delivery.update(NAME, 1, {"body": "old", "rev": 8})
+    assert delivery.next_message().body == "new"
 
 
 def test_unstored_messages_pass_through():

@@ -450,6 +450,42 @@ async def test_pushes_become_events(peer):
         assert await anext(events) == RawPush(5999, {"x": 2})
 
 
+async def test_message_that_grows_costs_no_connection_and_is_no_message_yet(peer):
+    """Its beginning, its chunks and its end without a result are events as they came; the whole comes as a message, once."""
+    grows = {"conversation_id": "d:alice:bob", "client_id": "s", "from": "alice"}
+    async with quick(peer) as client:
+        events = client.events()
+        await client.login("bob", "secret")
+        await peer.push(wire.MESSAGE, {**grows, "message_id": "1", "type": "text", "body": "", "streaming": True})
+        chunks = [{**grows, "change": "appended", "offset": n, "text": "x"} for n in range(2)]
+        for body in (*chunks, {**grows, "change": "aborted"}):
+            await peer.push(wire.MESSAGE_CHANGED, body)
+        got = [await anext(events) for _ in range(4)]
+        assert all(isinstance(event, RawPush) for event in got)
+        assert [event.body.get("change") for event in got] == [None, "appended", "appended", "aborted"]
+        await peer.say("xx")
+        assert await take(client, 1) == ["xx"]
+        assert peer.accepted == 1, "the connection was kept"
+
+
+async def test_confirmations_over_the_servers_limit_go_in_parts(peer):
+    """PUSH_ACK of very many conversations, and a server that takes little: all of them are confirmed."""
+
+    async def small(_link, _body):
+        return {"server": "peer", "version": 1, "max_frame": 1024, "heartbeat_ms": 30_000, "time": 1}
+
+    peer.on[wire.HELLO] = small
+    names = [f"writer-{n:060}" for n in range(40)]
+    async with bob_on(peer) as client:
+        for name in names:
+            await peer.say("hi", from_=name)
+        await client.request(1010)  # by its answer HELLO's is in
+        await take(client, len(names))
+        await peer.wait_for(lambda: len(peer.delivered) >= len(names) and all(peer.delivered.values()))
+        assert {name for _, name in peer.delivered} == {f"d:bob:{name}" for name in names}
+        assert len(peer.requests(wire.PUSH_ACK)) >= 4
+
+
 async def test_changes_live_and_missed_are_events_once(peer):
     """A recall while connected comes as push, one while away by CHANGES; new messages are no changes."""
     async with quick(peer) as client:

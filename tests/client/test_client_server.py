@@ -139,3 +139,31 @@ async def test_example_of_the_how_to_runs_as_it_stands(server):
                 assert (await anext(anna.messages())).body == "hello from forty lines"
                 await anna.send("howto-ben", answer)
             assert printed == [f"howto-anna: {answer}\n"]
+
+
+async def test_device_that_was_away_gets_what_another_has_confirmed(server):
+    """A conversation began meanwhile, and the phone has confirmed it: the laptop gets it, as does a new device."""
+    url = "{}:{}".format(*server.address)
+    laptop, phone, tablet = State(), State(), State()
+
+    async def take(device, state, count):
+        """What the device gets, confirmed."""
+        async with open_client(url, state=state) as ben:
+            await ben.login("away-ben", PASSWORD, device_id=device)
+            messages = ben.messages()
+            with trio.fail_after(30):
+                bodies = [(await anext(messages)).body for _ in range(count)]
+            return bodies
+
+    async with open_client(url) as anna:
+        for name in ("away-ben", "away-anna"):
+            await anna.register(name, PASSWORD)
+        await take("laptop", laptop, 0)
+        await anna.login("away-anna", PASSWORD)
+        for number in range(3):
+            await anna.send("away-ben", f"{number}")
+        assert await take("phone", phone, 3) == ["0", "1", "2"]
+        assert await take("laptop", State.from_dict(laptop.to_dict()), 3) == ["0", "1", "2"]
+        assert await take("tablet", tablet, 3) == ["0", "1", "2"]
+        await anna.send("away-ben", "3")
+        assert await take("phone", phone, 1) == ["3"]
