@@ -35,6 +35,8 @@ MESSAGE: Final = 5001
 #: URLs that lead nowhere, of one address.
 _MISSES_PER_MINUTE: Final = 60
 _MAX_CLIENT_ID_BYTES: Final = 64
+#: What no post may be: the server's own messages, and what `before_send` hooks see of somebody who types or reacts.
+_NO_TYPES: Final = frozenset({"system", "typing", "reaction"})
 
 
 class Post(Struct):
@@ -104,8 +106,8 @@ def _draft(hook: store.Hook, post: Post, idempotency_key: str | None) -> Draft:
         raise InvalidBody(f"client_id has over {_MAX_CLIENT_ID_BYTES} bytes", field="client_id")
     body = post.text if post.text is not None else post.body
     kind = "text" if post.text is not None else post.type
-    if kind == "system":
-        raise InvalidBody("messages of the type system are the server's own", field="type")
+    if kind in _NO_TYPES:
+        raise InvalidBody(f"{kind} is no type of a message that can be posted", field="type")
     if kind == "text" and not (isinstance(body, str) and body):
         raise InvalidBody("give `text`, or `type` and `body`", field="text")
     check_body(body)

@@ -105,6 +105,8 @@ def hook(read: Read, hook_id: str) -> Hook | None:
     return Hook(*rows[0]) if rows else None
 
 
+IS_BOT: Final = "SELECT count(*) FROM bots WHERE user_id = ?"
+
 # ---------------------------------------------------------------- the command line
 
 USER_EXISTS: Final = "SELECT count(*) FROM users WHERE user_id = ?"

@@ -13,7 +13,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import trio
-from attrs import define, field
 
 from imserver.plugin import (
     ClientId,
@@ -29,6 +28,8 @@ from imserver.plugin import (
     TooLarge,
     Unavailable,
 )
+from imserver_plugins.bot import bots
+from imserver_plugins.bot.growing import Growing
 from imserver_plugins.bot.hooks import append
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ class Append(Struct, kw_only=True):
 
     stream_id: StreamId
     text: Annotated[str, Meta(min_length=1)]
+    #: Characters before it: the `length` of the answer before. With it a chunk may be sent again.
+    offset: Annotated[int, Meta(ge=0, le=2**53)] | None = None
 
 
 class End(Struct, kw_only=True):
@@ -61,107 +64,118 @@ class End(Struct, kw_only=True):
     stream_id: StreamId
 
 
-@define
-class _Stream:
-    sender: str
-    conversation_id: str
-    client_id: str
-    message_id: str
-    touched_s: float
-    parts: list[str] = field(factory=list)
-    bytes: int = 0
-    #: It is being stored, or was: nothing is added any more.
-    is_ended: bool = False
-    #: What END has answered, once that is durable; kept for a client that asks again.
-    answer: dict[str, Any] | None = None
-
-    def reopen(self) -> None:
-        """It could not be stored."""
-        self.is_ended = self.answer is not None
-
-    def settle(self, answer: dict[str, Any]) -> None:
-        """It is stored: its text is not needed any more."""
-        self.answer = answer
-        self.parts = []
-
-
 class Streams:
     """The messages that grow, of all shards."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._lock = threading.Lock()
-        self._streams: dict[str, _Stream] = {}
+        self._streams: dict[str, Growing] = {}
 
     def begin(self, ctx: Context, request: Begin) -> dict[str, Any]:
-        """Announce a message that will grow."""
+        """Announce a message that will grow. The same again is answered with the one that there is."""
         sender = _user_of(ctx)
+        bots.require(ctx, sender)
         conversation = _conversation(ctx, request.conversation_id, sender)
-        fleeting = ctx.messages.fleeting(Draft(conversation.conversation_id, sender, request.client_id, "text", ""))
+        conversation_id = conversation.conversation_id
+        fleeting = ctx.messages.fleeting(Draft(conversation_id, sender, request.client_id, "text", ""))
         stream_id = secrets.token_hex(16)
-        stream = _Stream(
-            sender, conversation.conversation_id, request.client_id, fleeting["message_id"], ctx.clock.monotonic()
-        )
+        now_s = ctx.clock.monotonic()
+        stream = Growing(sender, conversation_id, request.client_id, fleeting["message_id"], now_s)
         with self._lock:
-            unsettled = [other for other in self._streams.values() if other.answer is None]
-            growing = [other for other in unsettled if not other.is_ended]
-            own = sum(other.sender == sender for other in growing)
-            most = self._settings.streams
-            # While the disk is slow those that are ended are in memory still: there may be as many of them again.
-            if own >= self._settings.streams_per_user or len(growing) >= most or len(unsettled) >= 2 * most:
-                raise TooLarge("too many messages grow at once; end one first", error="too_many_streams")
+            known = self._find(stream)
+            if known is not None:
+                self._streams[known].touched_s = now_s
+                return {"stream_id": known, "message_id": self._streams[known].message_id, "duplicate": True}
+            self._make_sure_of_room(sender)
             self._streams[stream_id] = stream
         ctx.push(conversation.recipients, MESSAGE, {**fleeting, "streaming": True}, except_session=ctx.session)
         return {"stream_id": stream_id, "message_id": stream.message_id}
 
+    def _find(self, new: Growing) -> str | None:
+        """The id of the one that was begun by the same request before. Hold the lock."""
+        for stream_id, other in self._streams.items():
+            if (other.client_id, other.sender, other.conversation_id) == (new.client_id, new.sender, new.conversation_id):
+                return stream_id
+        return None
+
+    def _make_sure_of_room(self, sender: str) -> None:
+        """Hold the lock.
+
+        Raises:
+            TooLarge: as many grow as may.
+        """
+        unsettled = [other for other in self._streams.values() if other.answer is None]
+        growing = [other for other in unsettled if not other.is_ended]
+        own = sum(other.sender == sender for other in growing)
+        most = self._settings.streams
+        # While the disk is slow those that are ended are in memory still: there may be as many of them again.
+        if own >= self._settings.streams_per_user or len(growing) >= most or len(unsettled) >= 2 * most:
+            raise TooLarge("too many messages grow at once; end one first", error="too_many_streams")
+
     def append(self, ctx: Context, request: Append) -> dict[str, Any]:
-        """Add a chunk; members who are online see it at once."""
-        size = len(request.text.encode())
-        if size > self._settings.chunk_bytes:
+        """Add a chunk; members who are online see it at once, if the hooks let the text so far pass as it is."""
+        if len(request.text.encode()) > self._settings.chunk_bytes:
             raise TooLarge(f"a chunk has {self._settings.chunk_bytes} bytes at most", field="text")
+        ctx.conversations.hold()  # what the hooks see is what is added to, whatever other shards do
         stream = self._own(ctx, request.stream_id)
         conversation = _conversation(ctx, stream.conversation_id, stream.sender)
-        # Who was muted or blocked since it began adds nothing: the hooks see what they see of somebody who types.
-        ctx.messages.check(Draft(stream.conversation_id, stream.sender, "typing", "typing", None))
         with self._lock:
-            if stream.is_ended:
-                raise Conflict("this message is ended", field="stream_id")
-            if stream.bytes + size > self._settings.stream_bytes:
-                raise TooLarge(f"a message may grow to {self._settings.stream_bytes} bytes; end it", field="text")
-            offset = sum(map(len, stream.parts))
-            stream.parts = [*stream.parts, request.text] if len(stream.parts) < 64 else ["".join(stream.parts), request.text]
-            stream.bytes += size
+            _require_growing(stream)
+            so_far, rest = stream.text, stream.rest_of(request.text, request.offset)
+            if not rest:
+                stream.touched_s = ctx.clock.monotonic()
+                return {"length": len(so_far), "duplicate": True}
+        if stream.bytes + len(rest.encode()) > self._settings.stream_bytes:
+            raise TooLarge(f"a message may grow to {self._settings.stream_bytes} bytes; end it", field="text")
+        whole = so_far + rest
+        draft = Draft(stream.conversation_id, stream.sender, stream.client_id, "text", whole)
+        ctx.messages.check(draft)
+        with self._lock:
+            _require_growing(stream)
+            stream.text = whole
+            stream.bytes += len(rest.encode())
             stream.touched_s = ctx.clock.monotonic()
-        ctx.push(
-            conversation.recipients,
-            CHANGED,
-            {**_named(stream), "change": "appended", "offset": offset, "text": request.text},
-            except_session=ctx.session,
-        )
-        return {"length": offset + len(request.text)}
+        # What a hook would change is not shown as it is: members get it at the end, or with a chunk that it lets pass.
+        if draft.type == "text" and draft.body == whole:
+            shown, stream.shown = stream.shown, len(whole)
+            chunk = {**stream.names(), "change": "appended", "offset": shown, "text": whole[shown:]}
+            ctx.push(conversation.recipients, CHANGED, chunk, except_session=ctx.session)
+        return {"length": len(whole)}
 
     def end(self, ctx: Context, request: End) -> dict[str, Any]:
         """Store the message; it has a `seq` from now on."""
+        ctx.conversations.hold()
         stream = self._own(ctx, request.stream_id)
-        if stream.answer is not None:
-            return {**stream.answer, "duplicate": True}
-        # Asked again before it is durable, or after that has failed, it is stored again: its client_id lets it be once.
-        answer, is_new = _store(ctx, stream)
-        durable = ctx.db.write("SELECT 1")  # of the same commit: whether that succeeds is seen here
         with self._lock:
-            stream.is_ended, stream.touched_s = True, ctx.clock.monotonic()
+            if stream.answer is not None:
+                return {**stream.answer, "duplicate": True}
+            # Before its text is looked at: a chunk that comes behind that is refused, and not in no message.
+            stream.storing += 1
+            stream.touched_s = ctx.clock.monotonic()
+        try:
+            # Asked again before it is durable, or after that has failed, it is stored again: its client_id lets it be once.
+            answer, is_new = _store(ctx, stream)
+            durable = ctx.db.write("SELECT 1")  # of the same commit: whether that succeeds is seen here
+        except BaseException:
+            self._reopen(stream)
+            raise
         ctx.start_soon(self._settle, ctx, stream, answer, durable)
         return answer if is_new else {**answer, "duplicate": True}
 
-    async def _settle(self, ctx: Context, stream: _Stream, answer: dict[str, Any], durable: Awaitable[object]) -> None:
+    def _reopen(self, stream: Growing) -> None:
+        """It could not be stored."""
+        with self._lock:
+            stream.storing -= 1
+
+    async def _settle(self, ctx: Context, stream: Growing, answer: dict[str, Any], durable: Awaitable[object]) -> None:
         """Behind END: what it has answered counts when it is durable."""
         try:
             await durable
         except StorageError as exc:
             # Whoever waits for the answer hears of it, and asks again.
             ctx.log.warning("bot_stream_kept", error=str(exc))
-            with self._lock:
-                stream.reopen()
+            self._reopen(stream)
             return
         with self._lock:
             stream.settle(answer)
@@ -173,7 +187,7 @@ class Streams:
         for key in ended[: max(0, len(ended) - self._settings.streams)]:
             del self._streams[key]
 
-    def _own(self, ctx: Context, stream_id: str) -> _Stream:
+    def _own(self, ctx: Context, stream_id: str) -> Growing:
         stream = self._streams.get(stream_id)
         if stream is None or stream.sender != ctx.session.user_id:
             raise NotFound("you have no message with this stream_id that grows", field="stream_id")
@@ -197,17 +211,15 @@ class Streams:
             except (StorageError, ImError) as exc:
                 # Until the disk takes it, or whoever is asked about messages answers.
                 ctx.log.warning("bot_stream_kept", error=str(exc))
-                with self._lock:
-                    stream.reopen()
                 continue
             if is_over:
                 with self._lock:
                     self._streams.pop(stream_id, None)
 
-    def _is_left(self, ctx: AppContext, stream: _Stream) -> bool:
+    def _is_left(self, ctx: AppContext, stream: Growing) -> bool:
         return stream.touched_s <= ctx.clock.monotonic() - self._settings.stream_idle_s
 
-    async def _finish(self, ctx: AppContext, stream: _Stream, *, is_all: bool) -> bool:
+    async def _finish(self, ctx: AppContext, stream: Growing, *, is_all: bool) -> bool:
         """Store what there is; where there is nothing, or it is refused, who saw it grow is told that it is none.
 
         Returns whether it is over: False if something was added meanwhile.
@@ -220,22 +232,34 @@ class Streams:
         with self._lock:
             if not (is_all or self._is_left(ctx, stream)):
                 return False
-            stream.is_ended = True  # what is added from here on would be in no message
-        if stream.parts:
-            try:
-                await ctx.conversations.transact(partial(_store, stream=stream))
-                return True
-            except Unavailable:
-                raise
-            except ImError as exc:
-                ctx.log.info("bot_stream_refused", error=exc.error, sender=stream.sender)
-        await ctx.conversations.transact(partial(_abort, stream=stream))
+            stream.storing += 1  # what is added from here on would be in no message
+        try:
+            if not (stream.text and await self._store_left(ctx, stream)):
+                await ctx.conversations.transact(partial(_abort, stream=stream))
+        except (StorageError, ImError):
+            self._reopen(stream)
+            raise
+        return True
+
+    async def _store_left(self, ctx: AppContext, stream: Growing) -> bool:
+        """Whether it is stored; False: it is refused.
+
+        Raises:
+            Unavailable, StorageError: not now.
+        """
+        try:
+            await ctx.conversations.transact(partial(_store, stream=stream))
+        except Unavailable:
+            raise
+        except ImError as exc:
+            ctx.log.info("bot_stream_refused", error=exc.error, sender=stream.sender)
+            return False
         return True
 
 
-def _store(ctx: AppContext, stream: _Stream) -> tuple[dict[str, Any], bool]:
+def _store(ctx: AppContext, stream: Growing) -> tuple[dict[str, Any], bool]:
     """Store the whole: what END answers, and whether it is new."""
-    text = "".join(stream.parts)  # before the look whether it is stored already: then they are gone
+    text = stream.text  # before the look whether it is stored already: then it is gone
     if stream.answer is not None:
         return stream.answer, False
     draft = Draft(stream.conversation_id, stream.sender, stream.client_id, "text", text)
@@ -249,19 +273,15 @@ def _store(ctx: AppContext, stream: _Stream) -> tuple[dict[str, Any], bool]:
     return answer, stored.message is not None
 
 
-def _abort(ctx: AppContext, stream: _Stream) -> None:
+def _abort(ctx: AppContext, stream: Growing) -> None:
     conversation = ctx.conversations.require(stream.conversation_id)
     if conversation is not None and stream.answer is None:
-        ctx.push(conversation.recipients, CHANGED, {**_named(stream), "change": "aborted"})
+        ctx.push(conversation.recipients, CHANGED, {**stream.names(), "change": "aborted"})
 
 
-def _named(stream: _Stream) -> dict[str, Any]:
-    return {
-        "conversation_id": stream.conversation_id,
-        "message_id": stream.message_id,
-        "client_id": stream.client_id,
-        "from": stream.sender,
-    }
+def _require_growing(stream: Growing) -> None:
+    if stream.is_ended:
+        raise Conflict("this message is ended", field="stream_id")
 
 
 def _conversation(ctx: AppContext, conversation_id: str, sender: str) -> Conversation:

@@ -11,15 +11,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 import trio
+from attrs import define, field
 
 from imserver.plugin import StorageError
-from imserver_plugins.search import store
+from imserver_plugins.search.store import index
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from imserver.plugin import AppContext
 
-#: Messages of one unit.
+#: Messages of one unit that get terms; edited ones are half of them at most, so that new ones never wait for them.
 BATCH: Final = 200
+#: Messages of one unit whose terms go, and of those from before that was done, which are looked at.
+GONE: Final = 200
+SWEPT: Final = 500
 #: Between two units while there is more: at least this (so 2,000 messages a second at most), and so many times what the
 #: last one took with its wait for the commit.
 PAUSE_S: Final = 0.1
@@ -28,34 +34,64 @@ REST: Final = 20
 IDLE_S: Final = 1.0
 
 
+@define
+class _Unit:
+    statements: list[index.Statement] = field(factory=list)
+    #: Messages in it.
+    count: int = 0
+    #: There may be more of some kind.
+    is_cut: bool = False
+
+    def add(self, rows: Sequence[object], statements: list[index.Statement], limit: int) -> None:
+        """What is to be done with some rows, of which there were to be `limit` at most."""
+        self.statements += statements
+        self.count += len(rows)
+        self.is_cut |= len(rows) == limit
+
+
 async def run(ctx: AppContext) -> None:
     """The background task."""
     while True:
         began = ctx.clock.monotonic()
+        is_cut = False
         try:
-            count = await step(ctx)
+            is_cut = (await _step(ctx)).is_cut
         except StorageError as exc:
             # The disk is full, say: that has its own alarm, and the next round may find it mended.
             ctx.log.warning("search_index_failed", error=str(exc))
-            count = 0
-        if count == BATCH:
+        if is_cut:
             await trio.sleep(max(PAUSE_S, REST * (ctx.clock.monotonic() - began)))
         else:
             await trio.sleep(IDLE_S)
 
 
 async def step(ctx: AppContext) -> int:
-    """Take the next messages into the index; returns how many there were, after the commit."""
-    statements, count = await ctx.db.read_transaction(_prepare)
-    if statements:
-        await ctx.db.write_all(statements)
-    return count
+    """Do the next unit; returns how many messages were in it, after the commit."""
+    return (await _step(ctx)).count
 
 
-def _prepare(read: store.Read) -> tuple[list[store.Statement], int]:
+async def _step(ctx: AppContext) -> _Unit:
+    unit = await ctx.db.read_transaction(_prepare)
+    if unit.statements:
+        await ctx.db.write_all(unit.statements)
+    return unit
+
+
+def _prepare(read: index.Read) -> _Unit:
     """In the reader's thread: long texts keep nobody waiting."""
-    again = store.edited_rows(read, BATCH)
+    unit = _Unit()
+    limit = max(1, BATCH // 2)
+    again = index.edited_rows(read, limit)
     if again:
-        return store.index_again(again), len(again)
-    rows = store.unindexed(read, BATCH)
-    return (store.index(rows) if rows else []), len(rows)
+        unit.add(again, index.index_again(again), limit)
+    limit = BATCH - len(again)
+    rows = index.unindexed(read, limit)
+    if rows:
+        unit.add(rows, index.index(rows), limit)
+    gone = index.gone(read, GONE)
+    if gone:
+        unit.add(gone, index.forget(gone), GONE)
+    old = index.unswept(read, SWEPT)
+    if old:
+        unit.add(old, index.sweep(old), SWEPT)
+    return unit

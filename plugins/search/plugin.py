@@ -6,15 +6,19 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from imserver.plugin import InvalidBody, Message, Plugin, command, on_event
-from imserver_plugins.search import indexer, store, terms
+from imserver.plugin import InvalidBody, Message, NotLoaded, Plugin, command
+from imserver_plugins.search import indexer, terms
 from imserver_plugins.search.requests import Search
+from imserver_plugins.search.store import index, searching
 
 if TYPE_CHECKING:
-    from imserver.plugin import AppContext, Context
+    from imserver.plugin import AppContext, Context, Conversation
 
 #: Searches of one connection; as many as somebody types.
 SEARCHES_PER_SECOND = 50
+
+#: How often a page is read again because something in it was changed meanwhile.
+_MAX_READS = 4
 
 _CURSOR = re.compile("[0-7]?[0-9a-f]{1,15}")  # 63 bits
 
@@ -24,16 +28,11 @@ class SearchPlugin(Plugin):
 
     name = "search"
     wants = ("message",)
-    migrations: ClassVar[Sequence[str]] = store.MIGRATIONS
+    migrations: ClassVar[Sequence[str]] = index.MIGRATIONS
 
     async def on_start(self, ctx: AppContext) -> None:
         """Begin to follow the messages."""
         ctx.start_soon(indexer.run, ctx)
-
-    @on_event("message.edited")
-    def message_edited(self, ctx: AppContext, *, message_id: str, **_: Any) -> None:
-        """Its new text is to be found, in the commit that it is in."""
-        ctx.db.write(*store.edited(int(message_id, 16)))
 
     @command(2009, request=Search, per_second=SEARCHES_PER_SECOND, bulk=True)
     async def search(self, ctx: Context, request: Search) -> dict[str, Any]:
@@ -44,7 +43,7 @@ class SearchPlugin(Plugin):
         query = terms.parse(request.query)
         if query is None:
             return {"messages": []}
-        wanted = store.Wanted(
+        wanted = searching.Wanted(
             user_id,
             query,
             request.limit,
@@ -55,21 +54,53 @@ class SearchPlugin(Plugin):
             request.since,
             request.until,
         )
-        page = await ctx.db.read_transaction(lambda read: store.search(read, wanted))
-        messages = [message for found in page.found if (message := await _message(ctx, found, query)) is not None]
-        answer: dict[str, Any] = {"messages": messages}
+        page = await _read(ctx, wanted)
+        answer: dict[str, Any] = {"messages": [message for message in page.messages if _is_visible(ctx, message)]}
         if page.next_before is not None:
             answer["next_cursor"] = f"{page.next_before:x}"
         return answer
 
 
-async def _message(ctx: Context, found: store.Found, query: terms.Query) -> Message | None:
-    """A message as it is now; None if it was recalled or expired since, or says something else."""
-    page = await ctx.messages.history(found.conversation_id, after_seq=found.seq - 1, before_seq=found.seq + 1, limit=1)
-    for message in page.messages:
-        if not message.recalled and query.matches(terms.text_of(message.type, message.body)):
-            return message
-    return None
+async def _read(ctx: Context, wanted: searching.Wanted) -> searching.Page:
+    """A page, searched again if one of its conversations was changed meanwhile.
+
+    Else a client could be told of a change first and then be given the state before it. There is no await between the last
+    look and the return.
+    """
+    for _ in range(_MAX_READS):
+        page = await ctx.db.read_transaction(lambda read: searching.search(read, wanted))
+        behind = [
+            conversation_id for conversation_id, rev in page.newest_revs.items() if _is_behind(ctx, conversation_id, rev)
+        ]
+        if not behind:
+            break
+        # What is on its way to the disk is there when this has an answer, or has failed.
+        await ctx.messages.history(behind[0], limit=1)
+    return page
+
+
+def _is_behind(ctx: Context, conversation_id: str, newest_rev: int) -> bool:
+    conversation = _in_memory(ctx, conversation_id)
+    # The lesser of both: a change that could not be stored has given back its `rev`.
+    return conversation is not None and min(conversation.changed_rev, conversation.last_rev) > newest_rev
+
+
+def _is_visible(ctx: Context, message: Message) -> bool:
+    """Whether the user sees it still: whoever was removed since it was read gets nothing."""
+    user_id = ctx.session.user_id
+    assert user_id is not None
+    conversation = _in_memory(ctx, message.conversation_id)
+    if conversation is None:
+        return True  # nobody has changed it: for that it is in memory
+    member = conversation.members.get(user_id)
+    return member is not None and message.seq > member.first_visible
+
+
+def _in_memory(ctx: Context, conversation_id: str) -> Conversation | None:
+    try:
+        return ctx.conversations.require(conversation_id)
+    except NotLoaded:
+        return None
 
 
 def _id_of(cursor: str | None) -> int | None:

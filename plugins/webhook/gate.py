@@ -176,7 +176,7 @@ def _check_change(reply: _Reply, draft: Draft) -> None:
     """
     kind = draft.type if reply.type is msgspec.UNSET else reply.type
     body = draft.body if reply.body is msgspec.UNSET else reply.body
-    if kind == "system" or (kind == "text" and not isinstance(body, str)):
+    if kind in ("system", "typing", "reaction") or (kind == "text" and not isinstance(body, str)):
         raise PostFailed(f"its change makes no message of the type {kind}")
     check_body(body)
 

@@ -177,6 +177,15 @@ class Scene:
     def _context(self, plugin):
         return self.server._server.shards[0].router.app_context(plugin)
 
+    async def make_bot(self, user):
+        """This user may make messages grow from now on."""
+        await self.server._in_server(partial(self._add_bot, user))
+
+    async def _add_bot(self, user):
+        await self._context("bot").db.write(
+            "INSERT OR IGNORE INTO bots (user_id, since, created_at) VALUES (?, 0, 0)", (user,)
+        )
+
     async def _add_hook(self, row):
         sql = "INSERT INTO bot_hooks (hook_id, secret_hash, conversation_id, user_id, created_at) VALUES (?, ?, ?, ?, 0)"
         await self._context("bot").db.write(sql, row)

@@ -162,8 +162,15 @@ for _where, _conversation, _seq, _own in (
         return {"conversation_id": conversation(scene), "query": "bob"}
 
     simple(f"push.PUSH_ACK {_where}", conversation_id=_conversation_of, seq=1)
-    simple(f"bot.STREAM_BEGIN {_where}", conversation_id=_conversation_of, client_id=lambda s: key())
 
+    @request(f"bot.STREAM_BEGIN {_where}")
+    async def _(scene, conversation=_conversation_of):
+        """By a bot."""
+        await scene.make_bot(scene.me)
+        return {"conversation_id": conversation(scene), "client_id": key()}
+
+
+simple("bot.STREAM_BEGIN no-bot", conversation_id=lambda s: s.direct, client_id=lambda s: key())
 simple("push.NOTIFY", topic="matrix", body="x", user_ids=lambda s: [s.bob.user])
 simple("push.SET_PUSH_TOKEN", provider="matrix", token="matrix")
 simple("push.REMOVE_PUSH_TOKEN")
@@ -176,6 +183,7 @@ async def _stream(scene, by_bob):
     """A stream in the group, or, of those who are not in it, in the conversation with bob."""
     client = scene.bob if by_bob or scene.actor == "nobody" else scene.client
     conversation = scene.group if by_bob or scene.actor == "nobody" else scene.direct
+    await scene.make_bot(client.user)
     try:
         answer = await client.request(2021, conversation_id=conversation, client_id=key())
     except ServerError:
@@ -345,6 +353,7 @@ for _page in ("stats", "config", "plugins"):
 SHORT = {
     "bound": "409:already_logged_in", "out": "403:not_a_member", "friends": "409:already_friends",
     "inside": "409:already_member", "blocked": "403:blocked", "muted": "403:muted", "409owner": "409:owner",
+    "nobot": "403:not_a_bot",
 }  # fmt: skip
 
 #: "ok", "empty" (a page that has nothing in it), the code of the refusal, or what `SHORT` says. Who blocked is bob, and the
@@ -417,6 +426,7 @@ push.REMOVE_PUSH_TOKEN                 401     ok       ok      ok      ok      
 
 bot.STREAM_BEGIN group                 401     403      ok      muted   403     401     ok      ok      403
 bot.STREAM_BEGIN direct                401     ok       ok      ok      blocked 401     ok      ok      ok
+bot.STREAM_BEGIN no-bot                401     nobot    nobot   nobot   nobot   401     nobot   nobot   nobot
 bot.STREAM_APPEND                      401     404      404     404     404     401     404     404     404
 bot.STREAM_APPEND own                  401     ok       ok      ok      404     401     ok      ok      ok
 bot.STREAM_END                         401     404      404     404     404     401     404     404     404

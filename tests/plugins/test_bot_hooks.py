@@ -7,7 +7,7 @@ import pytest
 
 from imserver.plugin import InvalidBody, TooLarge
 from imserver_plugins.bot import BotPlugin
-from imserver_plugins.bot.hooks import Entrance
+from imserver_plugins.bot.hooks import Entrance, Post, _draft
 from imserver_plugins.bot.settings import Settings
 
 
@@ -29,6 +29,16 @@ async def test_what_is_no_post(body):
     """No JSON, nothing, or nesting without end: the poster is told, and the server has made no mistake."""
     with pytest.raises(InvalidBody):
         await Entrance(Settings())._read(request_of(body))
+
+
+@pytest.mark.parametrize("kind", ["system", "typing", "reaction"])
+def test_types_that_no_post_may_have(kind):
+    """The server's own, and those that `before_send` hooks take for what is no message."""
+    hook = SimpleNamespace(conversation_id="g:team", user_id="news")
+    with pytest.raises(InvalidBody) as refused:
+        _draft(hook, Post(type=kind, body="x"), kind)
+    assert refused.value.field == "type"
+    assert _draft(hook, Post(type="card", body="x"), "k").type == "card"
 
 
 async def test_a_body_in_pieces():

@@ -8,13 +8,15 @@ import helpers
 import msgspec
 import pytest
 
+from imserver.context.database import PluginDatabase
 from imserver.conversation import Draft
 from imserver.errors import StorageUnavailable
 from imserver.plugin import Plugin, command
-from imserver_plugins.search import SearchPlugin, indexer, store
+from imserver_plugins.search import SearchPlugin, indexer
 from imserver_plugins.search.plugin import SEARCHES_PER_SECOND
+from imserver_plugins.search.store import index, searching
 
-SEARCH, SAY, PUT = 2009, helpers.SAY, 6100
+SEARCH, SAY, PUT, CHANGE, LEAVE = 2009, helpers.SAY, 6100, 6101, 6102
 
 
 class PutRequest(msgspec.Struct, kw_only=True):
@@ -26,8 +28,23 @@ class PutRequest(msgspec.Struct, kw_only=True):
     expires_in_ms: int | None = None
 
 
+class ChangeRequest(msgspec.Struct, kw_only=True):
+    """Another body for a message; None: it is recalled."""
+
+    conversation_id: str
+    seq: int
+    body: Any = None
+
+
+class LeaveRequest(msgspec.Struct, kw_only=True):
+    """Who is removed."""
+
+    conversation_id: str
+    user: str
+
+
 class Put(Plugin):
-    """Stores what the test wants, and tells its place."""
+    """Stores what the test wants, and tells its place; changes it."""
 
     name = "put"
 
@@ -45,6 +62,23 @@ class Put(Plugin):
         draft.expires_in_ms = request.expires_in_ms
         return {"seq": ctx.messages.append(conversation, draft).seq}
 
+    @command(CHANGE, request=ChangeRequest)
+    def change(self, ctx: Any, request: ChangeRequest) -> dict[str, Any]:
+        """Edit or recall it."""
+        conversation = ctx.conversations.require(request.conversation_id)
+        if request.body is None:
+            ctx.messages.recall(conversation, request.seq)
+        else:
+            ctx.messages.edit(conversation, request.seq, request.body)
+        return {}
+
+    @command(LEAVE, request=LeaveRequest)
+    def leave(self, ctx: Any, request: LeaveRequest) -> dict[str, Any]:
+        """End a membership."""
+        conversation = ctx.conversations.require(request.conversation_id)
+        ctx.conversations.remove_members(conversation, [request.user])
+        return {}
+
 
 class Scene:
     """A core whose index is filled by hand: `index`."""
@@ -59,6 +93,10 @@ class Scene:
         while count := await indexer.step(self.context):
             total += count
         return total
+
+    def indexed(self, word):
+        """How many messages the index has this term of."""
+        return self.sql("SELECT count(*) FROM search_index WHERE search_index MATCH ?", word)[0][0]
 
     def sql(self, sql, *params):
         """Change the database from outside."""
@@ -202,22 +240,88 @@ async def test_a_change_of_the_body_is_seen(open_scene):
         assert await texts(a, "word") == []
 
 
-async def test_recalled_messages_are_left_out(open_scene, monkeypatch):
-    """However the store tells of it."""
+async def test_recalled_messages_are_left_out(open_scene, how):
+    """Whether the index has heard of it or not."""
     async with open_scene() as scene:
         a = await scene.rig.login("a")
-        await a.ok(PUT, to="b", body="word one")
-        await a.ok(PUT, to="b", body="word two")
-        history = scene.rig.messages.history
+        await put_all(scene, how, a, [{"to": "b", "body": "word one"}, {"to": "b", "body": "word two"}])
+        await a.ok(CHANGE, conversation_id="d:a:b", seq=1)
+        assert await texts(a, "word") == ["word two"]
+        await scene.index()
+        assert await texts(a, "word") == ["word two"]
 
-        async def with_a_recall(*args):
-            page = await history(*args)
-            for message in page.messages:
-                message.recalled = True if message.seq == 1 else None
+
+async def test_an_edited_message_is_found_in_its_conversation_alone(open_scene):
+    """Before and after the index has its new text."""
+    async with open_scene() as scene:
+        a = await scene.rig.login("a")
+        await a.ok(PUT, to="b", body="plan")
+        await a.ok(PUT, to="c", body="nothing")
+        await scene.index()
+        await a.ok(CHANGE, conversation_id="d:a:b", seq=1, body="secret plan")
+        for _ in range(2):
+            assert await texts(a, "secret", conversation_id="d:a:c") == []
+            assert await texts(a, "secret", conversation_id="d:a:b") == await texts(a, "secret") == ["secret plan"]
+            await scene.index()
+
+
+async def test_who_is_removed_while_it_is_searched_gets_nothing(open_scene, monkeypatch):
+    """Of that conversation; the page of the others is as it was."""
+    async with open_scene() as scene:
+        a, b = await scene.rig.login("a"), await scene.rig.login("b")
+        await a.ok(PUT, to="b", body="word one")
+        await b.ok(PUT, to="c", body="word two")
+        read_transaction = PluginDatabase.read_transaction
+
+        async def and_is_removed(*args):
+            page = await read_transaction(*args)
+            assert len(page.messages) == 2
+            await a.ok(LEAVE, conversation_id="d:a:b", user="b")
             return page
 
-        monkeypatch.setattr(scene.rig.messages, "history", with_a_recall)
-        assert await texts(a, "word") == ["word two"]
+        monkeypatch.setattr(PluginDatabase, "read_transaction", and_is_removed)
+        assert [message["body"] for message in (await b.ok(SEARCH, query="word"))["messages"]] == ["word two"]
+
+
+async def test_what_changes_while_it_is_searched_is_searched_again(open_scene, monkeypatch):
+    """Nobody is given an older state than they were told of."""
+    async with open_scene() as scene:
+        a, b = await scene.rig.login("a"), await scene.rig.login("b")
+        await a.ok(PUT, to="b", body="word one")
+        await a.ok(PUT, to="b", body="word two")
+        read_transaction, reads = PluginDatabase.read_transaction, []
+
+        async def and_is_edited(*args):
+            page = await read_transaction(*args)
+            reads.append(len(page.messages))
+            if len(reads) == 1:
+                await a.ok(CHANGE, conversation_id="d:a:b", seq=1, body="other")
+            return page
+
+        monkeypatch.setattr(PluginDatabase, "read_transaction", and_is_edited)
+        assert await texts(b, "word") == ["word two"]
+        assert reads == [2, 1]
+        scene.rig.store.fail_next()
+        assert (await a.call(CHANGE, conversation_id="d:a:b", seq=1, body="lost"))["code"] == 503
+        assert await texts(b, "word") == ["word two"]
+        assert reads == [2, 1, 1], "a change that could not be stored is none"
+
+
+async def test_a_page_is_one_read(open_scene, how, monkeypatch):
+    """However many messages are on it: each read is a way to another thread and back."""
+    async with open_scene() as scene:
+        a = await scene.rig.login("a")
+        await put_all(scene, how, a, [{"to": f"u{number % 3}", "body": f"word {number}"} for number in range(20)])
+        database, reads = scene.rig.database, []
+        read_transaction = database.read_transaction
+
+        async def counted(*args):
+            reads.append(args)
+            return await read_transaction(*args)
+
+        monkeypatch.setattr(database, "read_transaction", counted)
+        assert len((await a.ok(SEARCH, query="word"))["messages"]) == 20
+        assert len(reads) == 1
 
 
 async def test_hostile_queries_are_words(open_scene, how):
@@ -249,8 +353,8 @@ async def test_a_cursor_that_was_never_given_is_refused(open_scene, cursor):
 
 async def test_somebody_with_very_many_conversations(open_scene, how, monkeypatch):
     """They are asked for in several queries, whose answers are one list."""
-    monkeypatch.setattr(store, "_CONVERSATIONS_A_QUERY", 2)
-    monkeypatch.setattr(store, "_CANDIDATES_A_STEP", 3)
+    monkeypatch.setattr(searching, "_CONVERSATIONS_A_QUERY", 2)
+    monkeypatch.setattr(searching, "_CANDIDATES_A_STEP", 3)
     async with open_scene() as scene:
         a = await scene.rig.login("a")
         await put_all(scene, how, a, [{"to": f"u{number % 7}", "body": f"word {number}"} for number in range(20)])
@@ -264,23 +368,23 @@ async def test_the_work_of_a_search_is_bounded(open_scene, monkeypatch):
         for _ in range(12):
             await a.ok(PUT, to="b", body="好你 你吗")  # it has the terms of 好你吗
         await scene.index()
-        monkeypatch.setattr(store, "_CANDIDATES_A_STEP", 2)
-        monkeypatch.setattr(store, "MAX_CANDIDATES", 4)
+        monkeypatch.setattr(searching, "_CANDIDATES_A_STEP", 2)
+        monkeypatch.setattr(searching, "MAX_CANDIDATES", 4)
         short = await a.ok(SEARCH, query="好你吗")
         assert short["messages"] == []
         assert "next_cursor" in short
         assert await texts(a, "好你吗") == []
         assert len(await texts(a, "你吗")) == 12
 
-        monkeypatch.setattr(store, "MAX_PAGE_BYTES", 20)
+        monkeypatch.setattr(searching, "MAX_PAGE_BYTES", 20)
         assert len((await a.ok(SEARCH, query="你吗"))["messages"]) == 2
         assert len(await texts(a, "你吗")) == 12
-        monkeypatch.setattr(store, "MAX_READ_BYTES", 1)
+        monkeypatch.setattr(searching, "MAX_READ_BYTES", 1)
         assert len((await a.ok(SEARCH, query="你吗"))["messages"]) == 1
         assert len(await texts(a, "你吗")) == 12
 
         monkeypatch.undo()
-        monkeypatch.setattr(store, "MAX_TAIL", 2)
+        monkeypatch.setattr(searching, "MAX_TAIL", 2)
         for number in range(4):
             await a.ok(PUT, to="b", body=f"new {number}")
         short = await a.ok(SEARCH, query="new")
@@ -288,7 +392,7 @@ async def test_the_work_of_a_search_is_bounded(open_scene, monkeypatch):
         assert await texts(a, "new") == ["new 3", "new 2", "new 1", "new 0"]
         assert len(await texts(a, "你吗")) == 12
         monkeypatch.undo()
-        monkeypatch.setattr(store, "MAX_CANDIDATES", 3)
+        monkeypatch.setattr(searching, "MAX_CANDIDATES", 3)
         assert len((await a.ok(SEARCH, query="new"))["messages"]) == 3
         assert await texts(a, "new") == ["new 3", "new 2", "new 1", "new 0"]
         await scene.index()
@@ -299,10 +403,10 @@ async def test_long_bodies_are_found_by_their_beginning(open_scene, how):
     """A long text by its first words; a large value of another type not at all."""
     async with open_scene() as scene:
         a = await scene.rig.login("a")
-        long = "first " + "你" * store.MAX_BODY_BYTES
+        long = "first " + "你" * index.MAX_BODY_BYTES
         await put_all(scene, how, a, [
             {"to": "b", "body": long},
-            {"to": "b", "body": {"name": "first", "data": "x" * store.MAX_BODY_BYTES}, "type": "file"},
+            {"to": "b", "body": {"name": "first", "data": "x" * index.MAX_BODY_BYTES}, "type": "file"},
             {"to": "b", "body": "second " + "y" * 300},
             {"to": "b", "body": "third " + "y" * 40},
         ])  # fmt: skip
@@ -337,6 +441,98 @@ async def test_a_batch_is_bounded(open_scene, monkeypatch):
             await a.ok(PUT, to="b", body={"n": number}, type="custom")
         assert [await indexer.step(scene.context) for _ in range(4)] == [3, 3, 1, 0]
         assert scene.rig.rows("SELECT through FROM search_progress") == scene.rig.rows("SELECT max(id) FROM messages")
+
+
+async def test_edits_do_not_keep_the_index_from_new_messages(open_scene, monkeypatch):
+    """However many there are, all the time: both go on, in each step."""
+    monkeypatch.setattr(indexer, "BATCH", 4)
+    async with open_scene() as scene:
+        a = await scene.rig.login("a")
+        for number in range(10):
+            await a.ok(PUT, to="b", body=f"word {number}")
+        for number in range(1, 6):
+            for seq in range(1, 5):
+                await a.ok(CHANGE, conversation_id="d:a:b", seq=seq, body=f"word edit{number}")
+            await indexer.step(scene.context)
+        assert scene.rig.rows("SELECT through FROM search_progress") == scene.rig.rows("SELECT max(id) FROM messages")
+        await scene.index()
+        assert (scene.indexed("edit5"), scene.indexed("edit4"), scene.indexed("word")) == (4, 0, 10)
+
+
+async def test_words_leave_with_their_messages(open_scene):
+    """Recalled, expired, too old to be kept, or edited so that no text is left: none of their terms stays in the index."""
+    async with open_scene() as scene:
+        a = await scene.rig.login("a")
+        await a.ok(PUT, to="b", body="recalled")
+        await a.ok(PUT, to="b", body="old")
+        scene.rig.clock.advance(10)
+        await a.ok(PUT, to="b", body="expired", expires_in_ms=1000)
+        await a.ok(PUT, to="b", body={"name": "renamed"}, type="file")
+        await a.ok(PUT, to="b", body="stays")
+        await scene.index()
+        words = ("recalled", "old", "expired", "renamed", "stays")
+        assert [scene.indexed(word) for word in words] == [1, 1, 1, 1, 1]
+        await a.ok(CHANGE, conversation_id="d:a:b", seq=1)
+        await a.ok(CHANGE, conversation_id="d:a:b", seq=4, body={"nameless": 1})
+        scene.rig.clock.advance(1)
+        assert await scene.context.messages.delete_expired(10) == 1
+        await scene.context.messages.delete_older("direct", scene.rig.clock.now_ms() - 5000, 10)
+        await scene.index()
+        assert [scene.indexed(word) for word in words] == [0, 0, 0, 0, 1]
+        assert scene.rig.rows("SELECT count(*) FROM search_gone") == scene.rig.rows("SELECT count(*) FROM search_edited")
+        assert scene.rig.rows("SELECT count(*) FROM search_gone") == [(0,)]
+        assert await texts(a, "stays") == ["stays"]
+
+
+async def test_words_leave_in_small_steps(open_scene, monkeypatch):
+    """However many messages go at once; also one that goes before it comes into the index."""
+    monkeypatch.setattr(indexer, "GONE", 2)
+    async with open_scene() as scene:
+        a = await scene.rig.login("a")
+        for _ in range(5):
+            await a.ok(PUT, to="b", body="word")
+        await scene.index()
+        await a.ok(PUT, to="b", body="word")
+        for seq in range(1, 7):
+            await a.ok(CHANGE, conversation_id="d:a:b", seq=seq)
+        left = []
+        for _ in range(3):
+            await indexer.step(scene.context)
+            left.append(scene.indexed("word"))
+        assert left == [3, 1, 0]
+        assert await indexer.step(scene.context) == 0
+
+
+async def test_a_body_that_was_nothing_for_a_while_is_found(open_scene):
+    """An edit may give a message nil, and the next one words: these are in the index at the end."""
+    async with open_scene() as scene:
+        a = await scene.rig.login("a")
+        await a.ok(PUT, to="b", body={"name": "first"}, type="custom")
+        await scene.index()
+        for body in (None, {"name": "second"}):
+            scene.sql("UPDATE messages SET body = ?, rev = rev + 1", msgspec.msgpack.encode(body))
+        await scene.index()
+        assert (scene.indexed("first"), scene.indexed("second")) == (0, 1)
+
+
+async def test_words_from_before_leave_too(tmp_path, monkeypatch):
+    """An index of a version that kept the words of messages without content: it is gone over, once and in small steps."""
+    monkeypatch.setattr(indexer, "SWEPT", 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(SearchPlugin, "migrations", index.MIGRATIONS[:2])
+        async with helpers.running(tmp_path, Put(), SearchPlugin()) as rig:
+            a = await rig.login("a")
+            for number in range(7):
+                await a.ok(PUT, to="b", body=f"word{number} word")
+            database = rig.shard.router.app_context("search").db
+            await database.write_all(index.index(await database.read_transaction(lambda read: index.unindexed(read, 10))))
+            for seq in (1, 4, 5):
+                await a.ok(CHANGE, conversation_id="d:a:b", seq=seq)
+    async with helpers.running(tmp_path, Put(), SearchPlugin()) as rig:
+        scene = Scene(rig)
+        assert scene.indexed("word") == 7
+        assert [await indexer.step(scene.context) for _ in range(5)] == [2, 2, 2, 1, 0]
+        assert [scene.indexed(f"word{number}") for number in range(7)] == [0, 1, 1, 0, 0, 1, 1]
 
 
 async def test_the_background_task_fills_the_index(tmp_path, monkeypatch):

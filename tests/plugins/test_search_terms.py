@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imserver_plugins.search import store, terms
+from imserver_plugins.search import terms
+from imserver_plugins.search.store import index
 
 # One code point each that stays one when folded: Han of both planes, kana, Hangul, Thai.
 CJK = st.sampled_from("你好吗世界中文天气今很我们去吃饭龍龜々〆ー𠀀𪛖あいうえおがぱアイウガパ한국어가나다กขคง")
@@ -23,10 +24,9 @@ HOSTILE = st.lists(
 
 @pytest.fixture(scope="module")
 def database():
-    """The tables of the plugin and the core's columns that it reads."""
+    """The table of the index."""
     connection = apsw.Connection(":memory:")
-    for script in store.MIGRATIONS:
-        connection.execute(script)
+    connection.execute(index.MIGRATIONS[0])
     return connection
 
 

@@ -44,6 +44,20 @@ def test_it_is_found_after_a_restart(make_server):
     assert bodies(bob, "word", **{"from": name}, limit=1) == ["word 29"]
 
 
+def test_a_message_is_found_as_pull_has_it(server):
+    """With its reply, mentions, end, edit and reactions; also what was never changed."""
+    alice, bob = server.login(), server.login()
+    conversation = direct(alice.user, bob.user)
+    alice.text(bob.user, "word one", "c1")
+    alice.ok(2001, to=bob.user, client_id="c2", body="word two", reply_to=1, mentions=[bob.user], expires_in_ms=3_600_000)
+    alice.ok(2001, to=bob.user, client_id="c3", type="file", body={"name": "word.pdf", "n": [1, None, b"x"]})
+    bob.ok(2007, conversation_id=conversation, seq=2, emoji="👍")
+    alice.ok(2006, conversation_id=conversation, seq=2, body="word two again")
+    pulled = bob.ok(2002, conversation_id=conversation)["messages"]
+    assert {"reply_to", "mentions", "expires_at", "edited_at", "reactions"} < pulled[1].keys()
+    assert bob.ok(SEARCH, query="word")["messages"] == pulled[::-1]
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [("query", ""), ("query", "x" * 257), ("query", 1), ("cursor", "zz"), ("limit", 0), ("limit", 501), ("since", -1),
