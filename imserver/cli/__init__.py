@@ -25,6 +25,8 @@ _COMMANDS = {
     "check": ("imserver.cli.check:check", True),
     "plugins": ("imserver.cli.plugins:plugins", True),
     "version": ("imserver.cli.version:version", False),
+    "backup": ("imserver.cli.backup:backup", True),
+    "restore": ("imserver.cli.restore:restore", True),
     "bench": ("imserver.cli.bench:bench", False),
     "chat": ("imserver.cli.chat:chat", False),
 }
