@@ -51,6 +51,8 @@ class Admission(Hooks):
         self.permissions = registry.permissions
         self._endpoints = {row.command_id: self._endpoint(row) for row in table}
         self.requests = 0
+        #: What was asked for last.
+        self.last: Endpoint | None = None
         #: (command ID, 0 for an unknown one; code) -> requests that were refused or failed.
         self.errors: Counter[tuple[int, int]] = Counter()
         self._noted = {
@@ -109,6 +111,7 @@ class Admission(Hooks):
         if endpoint is None:
             raise unknown(command_id)
         endpoint.requests += 1
+        self.last = endpoint
         if endpoint.needs_user and caller.user_id is None and not endpoint.rule.takes_key(caller):
             raise nobody(caller)
         scopes = caller.scopes

@@ -36,7 +36,7 @@ class Command:
     timeout_s: float | None
     per_second: float | None
     is_stateless: bool
-    is_bulk: bool
+    is_bulk: bool = False
 
     @property
     def role(self) -> str | None:

@@ -145,9 +145,11 @@ class Conversation:
         "_keys",
         "_keys_since_ms",
         "_older_keys",
+        "changed_rev",
         "conversation_id",
         "dirty_members",
         "facts",
+        "gaps",
         "is_alive",
         "is_recent",
         "kind",
@@ -174,8 +176,12 @@ class Conversation:
         self.recipients = tuple(self.members)
         self.last_seq = 0
         self.last_rev = 0
+        #: The `rev` of the newest change to a message that was there before, of those made since this is in memory.
+        self.changed_rev = 0
         #: Ascending: messages that count as unread for nobody (system messages, recalled ones).
         self.silent_seqs = array("Q")
+        #: Numbers that no message has since a backup was restored: (the last, how many) each. The last is silent, too.
+        self.gaps: tuple[tuple[int, int], ...] = ()
         self._keys: dict[int, int] = {}
         self._older_keys: dict[int, int] = {}
         self._keys_since_ms = 0
@@ -196,6 +202,9 @@ class Conversation:
         """
         start = max(member.read_seq, member.first_visible)
         silent = len(self.silent_seqs) - bisect_right(self.silent_seqs, start)
+        for last, width in self.gaps:
+            if last > start:
+                silent += min(width, last - start) - 1
         return max(0, self.last_seq - start - silent)
 
     def set_members(self, members: dict[str, Member]) -> None:

@@ -25,19 +25,24 @@ from imserver.conversation import (
     Conversation,
     Draft,
     Member,
+    State,
     Stored,
     is_same_content,
     place_of,
+    proof_of,
     remembered,
+    remembered_changed,
+    write_state,
 )
 from imserver.errors import Conflict, NotLoaded, PermissionDenied
-from imserver.journal import DURABLE, Batch, Write
+from imserver.journal import DURABLE, Batch, Write, bytes_of
 from imserver.log import get_logger
 from imserver.membership import Membership
 from imserver.message_changes import MessageChanges
-from imserver.protocol.body import encode_msgpack
+from imserver.protocol.body import encode_content, encode_msgpack
 from imserver.protocol.message import Message
 from imserver.snowflake import Snowflakes, first_at, sent_at_ms
+from imserver.storage.changes import change_state
 
 if TYPE_CHECKING:
     from imserver.clock import Clock
@@ -67,6 +72,8 @@ class LoadedConversation(NamedTuple):
     silent_seqs: list[int]
     #: What `idempotency_key` makes of each message that is younger than the life of a key, oldest first
     recent: list[tuple[int, int]]
+    #: See `Conversation.gaps`.
+    gaps: tuple[tuple[int, int], ...] = ()
 
 
 #: Reads a conversation from committed data: (conversation_id, keys since this Snowflake) -> it, or None.
@@ -89,6 +96,7 @@ class Conversations:
         last_number: int,
         lock: AbstractContextManager[Any],
         open_batch: Callable[[], Batch],
+        first_seq: int = 0,
     ) -> None:
         #: The journal's.
         self.lock = lock
@@ -97,6 +105,9 @@ class Conversations:
         self._clock = clock
         self._load = load
         self._last_number = last_number
+        #: A conversation that begins gives out the numbers behind this one. It is not 0 where a backup was restored: one
+        #: that the backup did not know may have had the first.
+        self.first_seq = first_seq
         self._open_batch = open_batch
         self._keys_held = 0
         self._members_held = 0
@@ -154,8 +165,8 @@ class Conversations:
                 # Evicted since the handler looked: the store may know it by now.
                 raise NotLoaded(lambda: self.load(conversation_id), ("conversation", conversation_id))
             if conversation.number is None and not conversation.members:
-                members = [Member(user_id) for user_id in dict.fromkeys(user_ids)]
-                conversation = Conversation(conversation_id, DIRECT, members)
+                members = [self.first_member(user_id) for user_id in dict.fromkeys(user_ids)]
+                conversation = self._begun(conversation_id, DIRECT, members)
                 self._by_id[conversation_id] = conversation
                 self.count_members(conversation)
             return conversation
@@ -163,17 +174,27 @@ class Conversations:
     def _build(self, conversation_id: str, loaded: LoadedConversation | None, since_ms: int) -> Conversation:
         if loaded is None:
             kind = GROUP if conversation_id.startswith("g:") else DIRECT
-            return Conversation(conversation_id, kind, ())
+            return self._begun(conversation_id, kind, ())
         members = (Member(*row) for row in loaded.members)
         conversation = Conversation(conversation_id, loaded.kind, members, loaded.number)
         conversation.last_seq = loaded.last_seq
         conversation.last_rev = loaded.last_rev
         conversation.silent_seqs = array("Q", loaded.silent_seqs)
+        conversation.gaps = loaded.gaps
         conversation._keys_since_ms = since_ms + KEY_LIFE_MS
         conversation._keys = dict(loaded.recent)
         self._keys_held += conversation.key_count
         self.count_members(conversation)
         return conversation
+
+    def _begun(self, conversation_id: str, kind: str, members: Iterable[Member]) -> Conversation:
+        conversation = Conversation(conversation_id, kind, members)
+        conversation.last_seq = conversation.last_rev = self.first_seq
+        return conversation
+
+    def first_member(self, user_id: str) -> Member:
+        """One of those that a conversation begins with."""
+        return Member(user_id, self.first_seq, self.first_seq)
 
     def count_members(self, conversation: Conversation) -> None:
         """A conversation has other members than before. Hold the lock."""
@@ -182,25 +203,29 @@ class Conversations:
 
     # ------------------------------------------------------------ changes: hold the lock
 
-    def append(self, conversation: Conversation, draft: Draft, shard_index: int) -> Stored:
+    def append(
+        self, conversation: Conversation, draft: Draft, shard_index: int, said: tuple[str, bytes] | None = None
+    ) -> Stored:
         """Give a message its place in the order and put it into the open batch. Hold the lock.
 
         Args:
             shard_index: of the shard whose plugins get it by `after_commit`.
+            said: type and stored body as the sender has sent them, where a hook has changed one: a retry says that again.
 
         Raises:
             Conflict: the `client_id` was used for another content (409 `idempotency_conflict`).
             PermissionDenied: the sender is not the server itself ("") and no member at this place in the order.
             NotLoaded: the conversation was forgotten since the handler looked it up.
         """
-        self.require_alive(conversation)
+        if not conversation.is_alive:
+            self.require_alive(conversation)
         conversation_id = conversation.conversation_id
         _, sender, client_id, message_type, content, reply_to, mentions, expires_in_ms = astuple(draft)
-        body = encode_msgpack(content)
+        body = encode_msgpack(content) if type(content) is str else encode_content(content)
         key = hash((sender, client_id))
         known = conversation.find_key(key)
         if known is not None:
-            if not is_same_content(known, sender, client_id, message_type, body):
+            if not is_same_content(known, sender, client_id, *(said or (message_type, body))):
                 raise Conflict(
                     "this client_id was used for a message with another body or type; choose a new one",
                     error="idempotency_conflict",
@@ -215,7 +240,8 @@ class Conversations:
         # All that can raise comes before the first change.
         snowflake = self._snowflakes.next()
         sent_at = sent_at_ms(snowflake)
-        expires_at = None if expires_in_ms is None else sent_at + expires_in_ms
+        # By the clock: the time in the ids may be ahead of it.
+        expires_at = None if expires_in_ms is None else self._clock.now_ms() + expires_in_ms
         extra = encode_msgpack({"r": reply_to, "m": mentions}) if reply_to is not None or mentions else None
         batch = self._open_batch()
         is_first = conversation.number is None
@@ -227,7 +253,10 @@ class Conversations:
         is_silent = message_type in _SILENT_TYPES
         if is_silent:
             insort(conversation.silent_seqs, seq)
-        value = remembered(sender, client_id, message_type, body, seq, snowflake)
+        if said is None:
+            value = remembered(sender, client_id, message_type, body, seq, snowflake)
+        else:
+            value = self._note_said(batch, conversation, said, seq, rev, snowflake, shard_index)
         self._keys_held += 1 - conversation.remember_key(key, value, sent_at)
         if self._keys_held > MAX_KEYS:
             self._make_room(conversation)
@@ -248,7 +277,7 @@ class Conversations:
         )  # fmt: skip
         batch.rows += 1
         batch.message_bytes += len(body)
-        message_id = f"{snowflake:016x}"
+        message_id = snowflake.to_bytes(8).hex()
         message = Message(
             conversation_id, seq, rev, message_id, client_id, sender, sent_at, message_type, content,
             reply_to, mentions, expires_at,
@@ -256,11 +285,32 @@ class Conversations:
         batch.messages[shard_index].append(message)
         return Stored(conversation_id, seq, message_id, sent_at, message)
 
-    def find_duplicate(self, conversation: Conversation, draft: Draft) -> Stored | None:
+    @staticmethod
+    def _note_said(
+        batch: Batch,
+        conversation: Conversation,
+        said: tuple[str, bytes],
+        seq: int,
+        rev: int,
+        snowflake: int,
+        shard_index: int,
+    ) -> int:
+        """Let the message's row say what its sender had sent; returns what is remembered of it."""
+        proof = proof_of(*said)
+        assert conversation.number is not None
+        write = Write([change_state(conversation.number, seq, rev, write_state(State(proof)))], shard_index)
+        write.is_bound = True
+        batch.writes.append(write)
+        batch.rows += 1
+        return remembered_changed(proof, seq, snowflake)
+
+    def find_duplicate(
+        self, conversation: Conversation, draft: Draft, said: tuple[str, bytes] | None = None
+    ) -> Stored | None:
         """What `append` answers to a message that it has stored before; None: it has not, or with another content."""
         known = conversation.find_key(hash((draft.sender, draft.client_id)))
-        body = encode_msgpack(draft.body)
-        if known is None or not is_same_content(known, draft.sender, draft.client_id, draft.type, body):
+        said = said or (draft.type, encode_content(draft.body))
+        if known is None or not is_same_content(known, draft.sender, draft.client_id, *said):
             return None
         return _as_before(conversation.conversation_id, known)
 
@@ -294,6 +344,16 @@ class Conversations:
         """An id for what is not stored, or a change number for a plugin's own row. Hold the lock."""
         return self._snowflakes.next()
 
+    def mark_clock(self) -> int:
+        """How far the clock is behind the ids, in milliseconds; 0: no further than they borrow. Call it once a second."""
+        with self.lock:
+            return self._snowflakes.mark()
+
+    def made_at_ms(self, message: Message) -> int:
+        """When a message was stored, by the clock: `sent_at`, where the clock was not behind the ids."""
+        with self.lock:
+            return self._snowflakes.made_at_ms(int(message.message_id, 16))
+
     def change(self, conversation: Conversation, statements: Sequence[tuple[str, Any]], undo: Callable[[], None]) -> Batch:
         """Put a change into the open batch; what changes memory follows. Hold the lock.
 
@@ -308,6 +368,7 @@ class Conversations:
             write.is_bound = True  # memory has changed by it: it cannot fail alone
             batch.writes.append(write)
             batch.rows += len(statements)
+            batch.held_bytes += bytes_of(statements)
         return batch
 
     def create(self, conversation: Conversation, change: int) -> Batch:

@@ -52,7 +52,13 @@ class HttpDoors:
         limits = HttpLimits(max_body_bytes=config.limits.max_frame_bytes)
         self._apps = [_Application(make_app(shard)) for shard in shards]
         self.servers = [
-            HttpServer(app, upgrade=WebSocketDoor(shard), limits=limits, trusted_proxies=config.proxy.trusted)
+            HttpServer(
+                app,
+                upgrade=WebSocketDoor(shard),
+                limits=limits,
+                trusted_proxies=config.proxy.trusted,
+                exempt=config.limits.exempt_addresses,
+            )
             for shard, app in zip(shards, self._apps, strict=True)
         ]
 

@@ -18,6 +18,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, ClassVar
 
+#: What a plugin's code may raise without harm to others: all but what belongs to Trio (`trio.Cancelled`). A `sys.exit()`
+#: somewhere in a library must not end the server.
+FAULTS = (Exception, SystemExit, KeyboardInterrupt)
+
 
 class ImserverError(Exception):
     """The base of every error that imserver raises on purpose."""

@@ -8,12 +8,14 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
 
 import imserver
 from imserver.commands import commands_of, routes_of
+from imserver.log import lines_dropped
 
 if TYPE_CHECKING:
     from imserver.clock import Clock
@@ -25,13 +27,27 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class ShardFigures:
-    """One shard. `lag_s` is how long ago its loop last came round: it does ten times a second."""
+    """One shard.
+
+    Attributes:
+        lag_s: how long ago its loop last came round: it does ten times a second.
+        worst_lag_s: the latest that it came within the last minute.
+        stalls: how often it was held up.
+        slow_consumers: clients that were cut off because they did not read.
+        refused: connections that found no place, by the limit that was reached.
+        http_refused: HTTP connections that found no place in the shard.
+    """
 
     index: int
     sessions: int
     http_connections: int
     requests: int
     lag_s: float
+    worst_lag_s: float
+    stalls: int
+    slow_consumers: int
+    refused: Mapping[str, int]
+    http_refused: int
 
 
 @attrs.frozen
@@ -63,6 +79,11 @@ class Snapshot:
     commit_max_s: float | None
     shards: Sequence[ShardFigures]
     commands: Sequence[CommandFigures]
+    #: How long the commit that is under way has lasted; 0 without one.
+    commit_age_s: float
+    log_lines_dropped: int
+    database_bytes: int
+    wal_bytes: int
     #: When the TLS certificate ends; None without TLS.
     certificate_expires_at_ms: int | None
 
@@ -112,6 +133,8 @@ class Figures:
     Attributes:
         plugins: those that run, in the order of their start.
         http_connections: how many a shard has, by its index; set when the HTTP listeners are there.
+        http_refused: how many it has refused, likewise.
+        database: the file; None where there is none.
         certificate_expires_at_ms: asks the TLS certificate; None without TLS.
     """
 
@@ -125,6 +148,8 @@ class Figures:
         self._started_at_ms = clock.now_ms()
         self.take_plugins(plugins)
         self.http_connections: Callable[[int], int] = lambda index: 0
+        self.http_refused: Callable[[int], int] = lambda index: 0
+        self.database: Path | None = None
         self.certificate_expires_at_ms: Callable[[], int] | None = None
 
     def take_plugins(self, plugins: Sequence[Plugin]) -> None:
@@ -151,6 +176,10 @@ class Figures:
             commit_max_s=recent_s[-1] if recent_s else None,
             shards=[self._shard(shard) for shard in self._shards],
             commands=self._commands(),
+            commit_age_s=journal.commit_age_s,
+            log_lines_dropped=lines_dropped(),
+            database_bytes=_size_of(self.database),
+            wal_bytes=_size_of(None if self.database is None else Path(f"{self.database}-wal")),
             certificate_expires_at_ms=None if expires_at_ms is None else expires_at_ms(),
         )
 
@@ -161,6 +190,11 @@ class Figures:
             http_connections=self.http_connections(shard.index),
             requests=shard.router.requests,
             lag_s=max(0.0, self._clock.monotonic() - shard.now),
+            worst_lag_s=shard.loop_watch.lag_s,
+            stalls=shard.loop_watch.stalls,
+            slow_consumers=shard.slow_consumers,
+            refused=dict(shard.connections_refused),
+            http_refused=self.http_refused(shard.index),
         )
 
     def _commands(self) -> list[CommandFigures]:
@@ -177,6 +211,13 @@ class Figures:
             CommandFigures(command_id, name, requests[command_id], errors.get(command_id, {}))
             for command_id, name in sorted(names.items())
         ]
+
+
+def _size_of(path: Path | None) -> int:
+    try:
+        return 0 if path is None else path.stat().st_size
+    except OSError:  # there is no WAL yet
+        return 0
 
 
 def _quantile(ascending: Sequence[float], quantile: float) -> float | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from imserver.context import AppContext, Context
-from imserver.errors import ImError, InternalFault, StorageUnavailable, Unavailable
+from imserver.errors import FAULTS, ImError, InternalFault, StorageUnavailable, Unavailable
 from imserver.log import get_logger
 from imserver.plugin import Plugin
 
@@ -48,6 +48,7 @@ class Hooks:
         # What one of these raises reaches the sender.
         self._shard.send_hooks.replace(plugin for plugin in registry.plugins if "before_send" in overridden(type(plugin)))
         self._commit_hooks = self._hooks(registry.plugins, "after_commit")
+        self._hiding_hooks = self._hooks(registry.plugins, "hidden_from")
         self._listeners = registry.listeners
 
     @staticmethod
@@ -86,7 +87,7 @@ class Hooks:
             raise Unavailable("this service was reloaded meanwhile; ask again")
         return context_of_request(app, caller)
 
-    def fault(self, name: str, command_id: int, owner: str, session: Caller | None, exc: Exception) -> ImError:
+    def fault(self, name: str, command_id: int, owner: str, session: Caller | None, exc: BaseException) -> ImError:
         """What the client is told of an exception that should not have come this far; the log has the rest."""
         if isinstance(exc, BaseExceptionGroup):
             wanted, rest = exc.split(ImError)
@@ -125,7 +126,7 @@ class Hooks:
         for owner, hook in hooks:
             try:
                 hook(self.context(session, owner, is_async=True))
-            except Exception:
+            except FAULTS:
                 self._log.exception("hook_fault", plugin=owner, hook=hook.__name__, user=session.user_id)
 
     def after_commit(self, messages: list[Message]) -> None:
@@ -133,15 +134,22 @@ class Hooks:
         for owner, hook in self._commit_hooks:
             try:
                 hook(self.apps[owner], messages)
-            except Exception:
+            except FAULTS:
                 self._log.exception("hook_fault", plugin=owner, hook="after_commit")
+
+    async def hidden_from(self, reader: str, user_ids: Sequence[str]) -> set[str]:
+        """Who of these users hides from `reader`. What a hook raises reaches the asker: in doubt nothing is shown."""
+        hidden: set[str] = set()
+        for owner, hook in self._hiding_hooks:
+            hidden.update(await hook(self.apps[owner], reader, user_ids))
+        return hidden
 
     def emit(self, shard: Shard, event: str, fields: Mapping[str, Any]) -> None:
         """Run the listeners of an event."""
         for plugin, listener in self._listeners.get(event, ()):
             try:
                 listener(self.apps[plugin.name], **fields)
-            except Exception:
+            except FAULTS:
                 self._log.exception("listener_fault", plugin=plugin.name, bus_event=event)
 
 

@@ -15,95 +15,35 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-from imserver.errors import ConstraintViolated, InternalError, StorageError, StorageUnavailable
+from imserver.batch import DURABLE, FAILED, OPEN, Batch, Held, Write, bytes_of, write_result
+from imserver.errors import InternalError, StorageError, StorageUnavailable
 from imserver.log import get_logger
 
-if TYPE_CHECKING:
-    from imserver.conversation import Undo
-    from imserver.protocol.message import Message
-    from imserver.session import Session
-
-OPEN, DURABLE, FAILED = 0, 1, 2
+__all__ = [
+    "DURABLE",
+    "FAILED",
+    "OPEN",
+    "Batch",
+    "Held",
+    "InternalStorageFault",
+    "Journal",
+    "Member",
+    "Store",
+    "Write",
+    "bytes_of",
+    "write_result",
+]
 
 #: An open batch over one of these makes the shards stop reading until the disk has caught up.
 MAX_BATCH_ROWS = 20_000
-MAX_BATCH_BYTES = 32 << 20  # of message bodies
+MAX_BATCH_BYTES = 32 << 20  # of message bodies, frames that wait and the values of plugins' SQL
 #: How long the writer is idle before it looks after the WAL.
 _IDLE_S = 0.05
 _SAY_AGAIN_S = 1.0
 #: So many commits' durations are kept for whoever looks.
 RECENT_COMMITS = 1024
-
-Held = tuple["Session", bytes, object]  # the session, its frame, and the `rid` (an answer) or the body (a push)
-
-
-class Write:
-    """One atomic unit of a plugin's SQL in a batch. Await `Context.db.write` for its result."""
-
-    __slots__ = ("error", "is_bound", "on_done", "results", "shard_index", "statements")
-
-    def __init__(self, statements: Sequence[tuple[str, Any]], shard_index: int) -> None:
-        self.statements = statements
-        self.shard_index = shard_index
-        #: The same handler appended messages: both are stored or neither is.
-        self.is_bound = False
-        self.results: list[list[tuple[Any, ...]]] = []
-        self.error: StorageError | None = None
-        #: Called in the shard that wrote it, when the batch is durable or failed.
-        self.on_done: Callable[[], None] | None = None
-
-
-class Batch:
-    """What one commit writes, and what waits for it."""
-
-    __slots__ = (
-        "cursors",
-        "error",
-        "frames",
-        "message_bytes",
-        "message_params",
-        "messages",
-        "number",
-        "opened",
-        "rows",
-        "state",
-        "undo",
-        "unreleased",
-        "writes",
-    )
-
-    def __init__(self, number: int, shards: int) -> None:
-        self.number = number
-        self.state = OPEN
-        self.error: StorageError | None = None
-        self.rows = 0
-        #: Of the bodies of messages.
-        self.message_bytes = 0
-        #: The bound values of the one INSERT of messages, flat.
-        self.message_params: list[Any] = []
-        #: New conversations with their members: bound values.
-        self.opened: list[tuple[tuple[Any, ...], list[tuple[Any, ...]]]] = []
-        #: Read cursors: (conversation number, user) -> (read_seq, change number).
-        self.cursors: dict[tuple[int, str], tuple[int, int]] = {}
-        #: The plugins' writes, in order.
-        self.writes: list[Write] = []
-        #: By shard: the frames that may leave when this batch is durable.
-        self.frames: list[list[Held]] = [[] for _ in range(shards)]
-        #: By shard: the messages that shard appended, for `after_commit`.
-        self.messages: list[list[Message]] = [[] for _ in range(shards)]
-        #: How to take the open handler's changes of memory back, newest last; also tells what a failure touches.
-        self.undo: list[Undo] = []
-        #: Shards that have not released it yet.
-        self.unreleased = shards
-
-    def forget_rows(self) -> None:
-        """They are on disk. A conversation remembers its newest batch, which must not keep everything in it alive."""
-        self.message_params = []
-        self.opened = []
-        self.cursors = {}
-        self.undo = []
 
 
 class Store(Protocol):
@@ -138,12 +78,20 @@ class Journal:
     Args:
         store: where they go.
         on_failed: called under the lock with the batches of a failed commit, to forget what memory knew from them.
+        monotonic: the clock for durations; tests put theirs here.
     """
 
-    def __init__(self, store: Store, on_failed: Callable[[list[Batch]], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        on_failed: Callable[[list[Batch]], None],
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.lock = threading.RLock()
         self._store = store
         self._on_failed = on_failed
+        self._monotonic = monotonic
         self._shards: list[Member] = []
         self._numbers = 0
         self._open = Batch(0, 0)
@@ -165,6 +113,9 @@ class Journal:
         self.recent_commits_s: deque[float] = deque(maxlen=RECENT_COMMITS)
         #: The last commit succeeded, or there was none yet.
         self.is_healthy = True
+        self._commit_began_at: float | None = None
+        #: The batch that the writer has taken, until its commit has returned.
+        self._in_flight: Batch | None = None
 
     # ------------------------------------------------------------ life
 
@@ -175,14 +126,33 @@ class Journal:
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        """Commit what is open and end the thread. Blocks; call it from a worker thread or after the loops ended."""
+    def stop(self, timeout_s: float | None = None) -> bool:
+        """Commit what is open and end the thread. Blocks; call it from a worker thread or after the loops ended.
+
+        Returns:
+            False: a commit has not returned in time. The thread goes on with it, and the store is in use; nobody was
+            told that what is in it is stored.
+        """
         if self._thread is None:
-            return
+            return True
         self._is_stopping = True
         self._signal.release()
-        self._thread.join()
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            self._log.critical(
+                "journal_stuck",
+                seconds=round(self.commit_age_s, 1),
+                advice="the disk does not answer: what was not yet confirmed to its sender is given up",
+            )
+            return False
         self._thread = None
+        return True
+
+    @property
+    def commit_age_s(self) -> float:
+        """How long the commit that is under way has lasted; 0 without one. From any thread."""
+        began_at = self._commit_began_at
+        return 0.0 if began_at is None else max(0.0, self._monotonic() - began_at)
 
     @property
     def is_quiet(self) -> bool:
@@ -202,9 +172,13 @@ class Journal:
 
     @property
     def is_full(self) -> bool:
-        """The open batch is at its bound: read nothing more until the writer has taken it."""
-        batch = self._open
-        return batch.rows >= MAX_BATCH_ROWS or batch.message_bytes >= MAX_BATCH_BYTES
+        """The open batch is at its bound: read nothing more until the writer has taken it.
+
+        Answers to those who only read wait with the batch that the writer has, where nothing is open: a batch that has
+        grown to twice the bound has done so there.
+        """
+        in_flight = self._in_flight
+        return _is_over(self._open) or (in_flight is not None and _is_over(in_flight, times=2))
 
     # ------------------------------------------------------------ from the shards
 
@@ -244,6 +218,7 @@ class Journal:
             batch = self._open
             self._open = self._new_batch()
             self._is_dirty = self._is_submitted = False
+            self._in_flight = batch
             return batch
 
     def _run(self) -> None:
@@ -259,16 +234,19 @@ class Journal:
                 self._signal.acquire()
 
     def _commit(self, batch: Batch) -> None:
-        started = time.monotonic()
+        self._commit_began_at = started = self._monotonic()
         try:
-            self._store.commit(batch)
+            try:
+                self._store.commit(batch)
+            finally:
+                self._commit_began_at = None
         except StorageError as exc:
             self._fail(batch, exc)
         except Exception as exc:  # the store's own fault: the batch is lost, the server is not
             self._log.exception("commit_fault", batch=batch.number)
             self._fail(batch, InternalStorageFault(str(exc)))
         else:
-            took_s = time.monotonic() - started
+            took_s = self._monotonic() - started
             self.commits += 1
             self.commit_s += took_s
             self.recent_commits_s.append(took_s)
@@ -276,6 +254,7 @@ class Journal:
             self.is_healthy = True
             batch.forget_rows()
             batch.state = DURABLE
+        self._in_flight = None
         for shard in self._shards:
             shard.wake()
 
@@ -297,26 +276,17 @@ class Journal:
                     write.error = write.error or StorageUnavailable(str(error))
                 lost.state = FAILED
         self._unsaid_failures += 1
-        now = time.monotonic()
+        now = self._monotonic()
         if now - self._said_at >= _SAY_AGAIN_S:  # a full disk fails every commit: one line a second tells it
             self._said_at = now
             self._log.error("commit_failed", failures=self._unsaid_failures, reason=str(error))
             self._unsaid_failures = 0
 
 
+def _is_over(batch: Batch, *, times: int = 1) -> bool:
+    """A batch holds as much as it may, or so many times as much."""
+    return batch.rows >= times * MAX_BATCH_ROWS or batch.size_bytes >= times * MAX_BATCH_BYTES
+
+
 class InternalStorageFault(StorageUnavailable, InternalError):
     """The store raised what it should not have."""
-
-
-def write_result(write: Write) -> list[list[tuple[Any, ...]]]:
-    """The rows of each statement of a finished write.
-
-    Raises:
-        ConstraintViolated: its own fault; nothing of it is stored.
-        StorageUnavailable: the commit failed.
-    """
-    if write.error is None:
-        return write.results
-    if isinstance(write.error, ConstraintViolated):
-        raise ConstraintViolated(str(write.error)) from write.error
-    raise StorageUnavailable(str(write.error)) from write.error

@@ -165,6 +165,7 @@ class Listener:
             connection = sock if door.tls is None else door.tls.wrap(sock, is_http=door.is_http)
             door.open(shard, connection, address, self._local)
             return
+        shard.connections_refused[refused] += 1
         if door.tls is None:
             # A fresh socket's buffer takes this whole; if it does not, the peer is gone anyway.
             try:

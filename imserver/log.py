@@ -11,11 +11,13 @@ import logging
 import os
 import re
 import sys
-import threading
+from collections import deque
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any, Literal, TextIO
 
 import structlog
+
+from imserver.log_lines import FLUSH_S, LineWriter
 
 LogFormat = Literal["auto", "console", "json"]
 LogLevel = Literal["debug", "info", "warning", "error", "critical"]
@@ -69,12 +71,14 @@ def configure(log_format: LogFormat, level: LogLevel, stream: TextIO | None = No
         log_format: `json`: one object a line with `timestamp` (ISO 8601, UTC), `level`, `event` and the event's own
             keys; `console`: for people; `auto`: console if the stream is a terminal.
         level: events below it are dropped.
-        stream: standard error if it is None. If it is closed or its reader is gone, events are dropped: a server does
-            not stop for its log.
+        stream: standard error if it is None. If it is closed or its reader is gone, or the reader is so slow that the
+            queue is full (log_lines.py), events are dropped: a server does not stop for its log.
     """
+    flush()  # what was logged so far goes where it was meant to go
     output = sys.stderr if stream is None else stream
     is_console = log_format == "console" or (log_format == "auto" and _is_terminal(output))
-    line_writer = _LineWriter(output)
+    line_writer = LineWriter(output, _say_dropped)
+    _writers.append(line_writer)
     rendering: list[structlog.typing.Processor] = [_redact]
     if is_console:
         # Plain tracebacks: the rich ones print local variables, and so passwords.
@@ -112,29 +116,30 @@ def configure(log_format: LogFormat, level: LogLevel, stream: TextIO | None = No
     root.setLevel(number)
 
 
-class _LineWriter:
-    """Writes whole lines, one thread at a time. It is the logger that structlog wraps: a method for each level."""
+#: The one in use, last; kept from a first `configure` on for what was dropped there.
+_writers: deque[LineWriter] = deque(maxlen=2)
 
-    def __init__(self, stream: TextIO | None) -> None:
-        self._stream = stream
-        self._lock = threading.Lock()
 
-    def write(self, line: str) -> None:
-        if self._stream is None:  # the process was started with standard error closed
-            return
-        try:
-            with self._lock:
-                self._stream.write(line + "\n")
-                self._stream.flush()
-        except (OSError, ValueError):
-            # The stream is closed, or its reader is gone. There is nowhere left to tell it.
-            return
+def flush(timeout_s: float = FLUSH_S) -> bool:
+    """Wait until all that was logged is written, which the end of the process also does.
 
-    debug = info = warning = error = critical = exception = fatal = msg = write
+    Returns:
+        False: the log's reader did not take it in time.
+    """
+    return not _writers or _writers[-1].flush(timeout_s)
+
+
+def lines_dropped() -> int:
+    """How many lines were dropped, because the log's reader was too slow."""
+    return sum(writer.dropped for writer in _writers)
+
+
+def _say_dropped(lines: int) -> None:
+    get_logger("log").warning("log_lines_dropped", lines=lines, advice="whoever reads the log was too slow, or stood still")
 
 
 class _StdlibHandler(logging.Handler):
-    def __init__(self, line_writer: _LineWriter) -> None:
+    def __init__(self, line_writer: LineWriter) -> None:
         super().__init__()
         self._line_writer = line_writer
 
@@ -195,4 +200,14 @@ def _is_terminal(stream: TextIO | None) -> bool:
         return False
 
 
-__all__: Sequence[str] = ("MASK", "LogFormat", "LogLevel", "configure", "get_logger", "is_secret_name", "mask_secrets")
+__all__: Sequence[str] = (
+    "MASK",
+    "LogFormat",
+    "LogLevel",
+    "configure",
+    "flush",
+    "get_logger",
+    "is_secret_name",
+    "lines_dropped",
+    "mask_secrets",
+)

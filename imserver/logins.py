@@ -10,7 +10,7 @@ import trio
 from imserver.answers import ERROR
 from imserver.cache import Cache
 from imserver.endpoint import Deadline
-from imserver.errors import ImError, NotAuthenticated
+from imserver.errors import FAULTS, ImError, NotAuthenticated
 from imserver.identity import Credentials, Identity
 from imserver.protocol.body import encode_frame
 from imserver.protocol.frame import FORM
@@ -54,7 +54,7 @@ class Logins:
                 identity: Identity | None = await authenticate(apps[owner], credentials)
             except ImError:
                 raise
-            except Exception as exc:
+            except FAULTS as exc:
                 raise self._router.fault("authenticate", 0, owner, None, exc) from exc
             if identity is not None:
                 self._identities.put(key, (revision, identity))
@@ -79,7 +79,7 @@ class Logins:
                 await self._bind(session, credentials)
         except ImError as exc:
             failure = exc
-        except Exception as exc:
+        except FAULTS as exc:
             failure = self._router.fault("handshake", 0, "", session, exc)
         finally:
             session.tasks.discard(scope)

@@ -42,7 +42,7 @@ class Membership:
             raise NotLoaded(lambda: self._all.load(conversation_id), ("conversation", conversation_id))
         if conversation.number is not None or conversation.kind != GROUP:
             raise Conflict("there is, or was, a group of this id; choose another one", error="already_exists")
-        members = [Member(user_id) for user_id in users]
+        members = [self._all.first_member(user_id) for user_id in users]
         change = self._all.next_snowflake()
         conversation.set_members({member.user_id: member for member in members[:_FIRST_MEMBERS]})
         batch = self._all.create(conversation, change)

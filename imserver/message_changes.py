@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from imserver.conversation import Conversation, OpenMessage, State, write_state
 from imserver.errors import Conflict, NotFound, NotLoaded, TooLarge
 from imserver.journal import DURABLE
-from imserver.protocol.body import encode_msgpack
+from imserver.protocol.body import encode_content
 from imserver.protocol.message import Message
 from imserver.storage import changes
 
@@ -64,9 +64,10 @@ class MessageChanges:
         if not 0 < seq <= conversation.last_seq:
             return None
         key = (conversation.conversation_id, seq)
-        if key not in self._open:
-            raise NotLoaded(lambda: self._load(conversation, seq, load), ("message", *key))
-        found = self._open[key]
+        try:
+            found = self._open[key]  # one look: who only reads holds no lock, and another shard may evict it meanwhile
+        except KeyError:
+            raise NotLoaded(lambda: self._load(conversation, seq, load), ("message", *key)) from None
         if found is None:
             return None
         expires_at = found.message.expires_at
@@ -136,8 +137,8 @@ class MessageChanges:
             Conflict: it was recalled.
         """
         found = self._get_content(conversation, seq, load)
-        encoded = encode_msgpack(body)
-        if found.state.edited_at is not None and encoded == encode_msgpack(found.message.body):
+        encoded = encode_content(body)
+        if found.state.edited_at is not None and encoded == encode_content(found.message.body):
             return None
         edited_at = self._clock.now_ms()
         message = replace(found.message, body=body, edited_at=edited_at)
@@ -241,7 +242,7 @@ class MessageChanges:
             changes.touch(number, self._all.next_snowflake()),
         )
         batch = self._all.change(conversation, statements, undo)
-        conversation.last_rev = rev
+        conversation.last_rev = conversation.changed_rev = rev
         changed = OpenMessage(message, state, found.is_silent or is_silent, _body_bytes(found, content, is_silent), batch)
         self._open[key] = changed
         self._open_bytes += _size(changed) - _size(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -31,6 +32,10 @@ class ServerCollector(Collector):
         yield CounterMetricFamily("imserver_commit_failures", "Commits that failed.", value=now.commit_failures)
         yield CounterMetricFamily("imserver_messages_stored", "Messages that are durable.", value=now.messages)
         yield CounterMetricFamily("imserver_commit_seconds", "Time spent in commits.", value=now.commit_s)
+        yield from _of_storage(now)
+        yield CounterMetricFamily(
+            "imserver_log_lines_dropped", "Log lines dropped because their reader was slow.", value=now.log_lines_dropped
+        )
         if now.certificate_expires_at_ms is not None:
             yield GaugeMetricFamily(
                 "imserver_certificate_expires_at_seconds",
@@ -43,14 +48,41 @@ def _of_shards(now: Snapshot) -> Iterator[Metric]:
     requests = CounterMetricFamily("imserver_requests", "Requests, by whatever door.", labels=["shard"])
     sessions = GaugeMetricFamily("imserver_sessions", "TCP and WebSocket connections by shard.", labels=["shard"])
     http = GaugeMetricFamily("imserver_http_connections", "HTTP connections by shard.", labels=["shard"])
+    lag = GaugeMetricFamily(
+        "imserver_loop_lag_seconds", "The latest that the shard's loop came within a minute.", labels=["shard"]
+    )
+    stalls = CounterMetricFamily("imserver_loop_stalls", "How often the shard's loop was held up.", labels=["shard"])
+    slow = CounterMetricFamily(
+        "imserver_slow_consumers", "Clients that were cut off because they did not read.", labels=["shard"]
+    )
     for shard in now.shards:
         labels = [str(shard.index)]
         requests.add_metric(labels, shard.requests)
         sessions.add_metric(labels, shard.sessions)
         http.add_metric(labels, shard.http_connections)
-    yield requests
-    yield sessions
-    yield http
+        lag.add_metric(labels, shard.worst_lag_s)
+        stalls.add_metric(labels, shard.stalls)
+        slow.add_metric(labels, shard.slow_consumers)
+    yield from (requests, sessions, http, lag, stalls, slow, _of_refusals(now))
+
+
+def _of_refusals(now: Snapshot) -> Metric:
+    refused = CounterMetricFamily(
+        "imserver_connections_refused", "Connections that found no place, by the limit.", labels=["limit"]
+    )
+    by_limit = Counter({"limits.max_connections": 0, "limits.connections_per_address": 0, "http": 0})
+    for shard in now.shards:
+        by_limit.update(shard.refused)
+        by_limit["http"] += shard.http_refused
+    for limit, count in by_limit.items():
+        refused.add_metric([limit], count)
+    return refused
+
+
+def _of_storage(now: Snapshot) -> Iterator[Metric]:
+    yield GaugeMetricFamily("imserver_commit_age_seconds", "Age of the commit under way; 0: none.", value=now.commit_age_s)
+    yield GaugeMetricFamily("imserver_database_bytes", "Size of the database file.", value=now.database_bytes)
+    yield GaugeMetricFamily("imserver_wal_bytes", "Size of the write-ahead log.", value=now.wal_bytes)
 
 
 def _of_commands(now: Snapshot) -> Iterator[Metric]:

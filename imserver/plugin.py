@@ -186,8 +186,9 @@ def command(
         per_second: at most so many a second and connection (burst: 2×), beside the connection's own limit.
         stateless: the answer depends on nothing that a commit could still take back (a heartbeat, typing), so it does
             not wait for the disk.
-        bulk: the answer of this `async def` handler may be long (over some 64 KiB). On one connection requests of such commands run one at a time, and not
-            before the client has read most of what it was sent: what it asks for and does not read is not held for it.
+        bulk: the answer of this `async def` handler may be long (over some 64 KiB). On one connection requests of such
+            commands run one at a time, and not before the client has read most of what it was sent: what it asks for and
+            does not read is not held for it.
     """
 
     def mark(handler: _H) -> _H:
@@ -302,6 +303,14 @@ class Plugin:
 
         May raise `NotLoaded`; it is then called again.
         """
+
+    async def hidden_from(self, ctx: AppContext, reader: str, user_ids: Sequence[str]) -> Iterable[str]:
+        """Who of these users hides from `reader`, by committed data: `reader` learns neither that they are online nor,
+        in the direct conversation, that they read or type.
+
+        When that changes, emit "user.hidden" or "user.shown" once it is durable: what is remembered of it is asked anew.
+        """
+        return ()
 
     def after_commit(self, ctx: AppContext, messages: Sequence[Stored]) -> None:
         """These messages are durable and on their way to the devices. Runs in the shard that took them."""

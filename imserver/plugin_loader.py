@@ -21,6 +21,7 @@ import attrs
 
 from imserver.commands import CommandTable, commands_of, listeners_of
 from imserver.config import Config, build_settings
+from imserver.config.origin import file_name
 from imserver.errors import ConfigError, PluginError
 from imserver.permissions import Permissions
 from imserver.plugin import Handler, Plugin
@@ -65,8 +66,19 @@ def load_plugins(config: Config, given: Classes = _NO_CLASSES) -> Registry:
         ConfigError: a plugin that is not there, or settings that are wrong.
         PluginError: a plugin breaks the rules, or two claim one command.
     """
-    classes = [given.get(name) or find_plugin(name, config.plugins.paths) for name in config.plugins.enabled]
-    return _registry_of(_in_start_order([cls() for cls in classes]), config)
+    with _at("plugins.enabled", config):
+        classes = [given.get(name) or find_plugin(name, config.plugins.paths) for name in config.plugins.enabled]
+        plugins = _in_start_order([cls() for cls in classes])
+    return _registry_of(plugins, config)
+
+
+@contextmanager
+def _at(key: str, config: Config) -> Iterator[None]:
+    """Let an error of the configuration say where it is."""
+    try:
+        yield
+    except ConfigError as exc:
+        raise ConfigError(f"{file_name(config.file)}: {key}: {exc}") from exc
 
 
 def _registry_of(plugins: Sequence[Plugin], config: Config) -> Registry:
@@ -80,7 +92,8 @@ def _registry_of(plugins: Sequence[Plugin], config: Config) -> Registry:
             listeners.setdefault(event, []).append((plugin, handler))
     for section in config.plugins.settings:
         if section not in settings:
-            raise ConfigError(f"[plugins.{section}] is set, but the plugin {section!r} is not in plugins.enabled")
+            with _at(f"[plugins.{section}]", config):
+                raise ConfigError(f"this is set, but the plugin {section!r} is not in plugins.enabled")
     return Registry(plugins, table, settings, listeners, Permissions.of(plugins, table, config.roles))
 
 
@@ -224,11 +237,18 @@ def restore_modules(root: str, modules: Mapping[str, ModuleType]) -> None:
 
 
 def _file_in(name: str, paths: Sequence[Path]) -> Path | None:
+    return next((candidate for candidate in _candidates(name, paths) if candidate.is_file()), None)
+
+
+def _candidates(name: str, paths: Sequence[Path]) -> list[Path]:
+    """Where a plugin of this name may be: a path of the configuration is a folder, or the one file of a plugin."""
+    found: list[Path] = []
     for path in paths:
-        for candidate in (path / f"{name}.py", path / name / "__init__.py"):
-            if candidate.is_file():
-                return candidate
-    return None
+        if path.suffix == ".py":
+            found += [path] if path.stem == name else []
+        else:
+            found += [path / f"{name}.py", path / name / "__init__.py"]
+    return found
 
 
 def find_plugin(name: str, paths: Sequence[Path]) -> type[Plugin]:
@@ -243,9 +263,10 @@ def find_plugin(name: str, paths: Sequence[Path]) -> type[Plugin]:
         return _checked(_the_plugin_in(_load_file(name, file), name), name)
     known = {entry.name: entry for entry in importlib.metadata.entry_points(group=ENTRY_POINTS)}
     if name not in known:
+        looked_for = _candidates(name, paths)
         raise ConfigError(
-            f"plugins.enabled: there is no plugin {name!r}; installed are {', '.join(sorted(known)) or 'none'}, "
-            f"and plugins.paths is {[str(path) for path in paths]}"
+            f"there is no plugin {name!r}; installed are {', '.join(sorted(known)) or 'none'}; "
+            + (f"looked for {', '.join(map(str, looked_for))}" if looked_for else "plugins.paths names no place for it")
         )
     try:
         found = known[name].load()
@@ -294,7 +315,7 @@ def _in_start_order(plugins: Sequence[Plugin]) -> list[Plugin]:
     """Dependencies first; otherwise in the order of `plugins.enabled`."""
     by_name = {plugin.name: plugin for plugin in plugins}
     if len(by_name) != len(plugins):
-        raise ConfigError("plugins.enabled names a plugin twice")
+        raise ConfigError("this names a plugin twice")
     ordered: list[Plugin] = []
     visiting: list[str] = []
 
@@ -306,7 +327,7 @@ def _in_start_order(plugins: Sequence[Plugin]) -> list[Plugin]:
         visiting.append(plugin.name)
         for needed in plugin.requires:
             if needed not in by_name:
-                raise ConfigError(f"plugin {plugin.name} requires {needed}: add it to plugins.enabled")
+                raise ConfigError(f"plugin {plugin.name} requires {needed}: add that, too")
             visit(by_name[needed])
         for wanted in plugin.wants:
             if wanted in by_name and wanted not in visiting:
@@ -323,6 +344,7 @@ def _settings(plugin: Plugin, config: Config) -> Any:
     raw = config.plugins.settings.get(plugin.name, {})
     if plugin.Settings is None:
         if raw:
-            raise ConfigError(f"[plugins.{plugin.name}]: this plugin has no settings; remove {', '.join(raw)}")
+            with _at(f"[plugins.{plugin.name}]", config):
+                raise ConfigError(f"this plugin has no settings; remove {', '.join(raw)}")
         return None
     return build_settings(plugin.Settings, raw, section=f"plugins.{plugin.name}", file=config.file)

@@ -10,10 +10,11 @@ import trio
 from imserver.admission import Admission
 from imserver.answers import not_stored, unknown
 from imserver.endpoint import Deadline, Endpoint, begin, end
-from imserver.errors import ImError, InvalidBody, NotLoaded, ProtocolError, Unavailable
+from imserver.errors import FAULTS, ImError, InvalidBody, NotLoaded, ProtocolError, Unavailable
 from imserver.hooks import context_of_request
 from imserver.protocol.body import encode_msgpack, fields_of
 from imserver.protocol.frame import JSON
+from imserver.storage.turns import read_for
 
 if TYPE_CHECKING:
     from imserver.cache import Cache
@@ -26,6 +27,20 @@ if TYPE_CHECKING:
 MAX_LOADS = 8
 #: How often a request over HTTP looks whether there is room, where nothing tells it.
 _LOOK_AGAIN_S = 0.01
+#: How long a load may take when nobody waits for it any more.
+_LOAD_S = 120.0
+
+
+class _Load:
+    """One load under way."""
+
+    __slots__ = ("done", "failure", "is_awaited")
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.failure: BaseException | None = None
+        #: Whoever has begun it is there to be told.
+        self.is_awaited = True
 
 
 class Requests(Admission):
@@ -36,7 +51,7 @@ class Requests(Admission):
         #: Requests over HTTP that are being carried out.
         self.busy = 0
         #: Loads under way, by key: everybody who needs the same waits for the same.
-        self._loads: dict[object, trio.Event] = {}
+        self._loads: dict[object, _Load] = {}
 
     async def call(self, session: Caller, command_id: int, body: Mapping[str, Any]) -> dict[str, Any]:
         """Run another service's handler for a session; see `Context.call`."""
@@ -78,7 +93,7 @@ class Requests(Admission):
                 raise InvalidBody(str(exc)) from exc
             except ImError:
                 raise
-            except Exception as exc:
+            except FAULTS as exc:
                 raise self._fault(endpoint, caller, exc) from exc
         except ImError as exc:
             self.count_error(caller, command_id, exc)
@@ -107,6 +122,7 @@ class Requests(Admission):
 
     async def _perform_now(self, session: Caller, endpoint: Endpoint, request: Any) -> dict[str, Any]:
         """A `def` handler, run again while it asks for what is not in memory."""
+        read_for(session)
         context = self._context(session, endpoint.app, endpoint.owner, is_async=False)
         section = self._shard.section
         for _ in range(MAX_LOADS):
@@ -132,24 +148,48 @@ class Requests(Admission):
     async def _carry_out(self, session: Caller, endpoint: Endpoint, request: Any) -> Mapping[str, Any]:
         """Run an `async def` handler; its fields, once all that it wrote is durable."""
         assert endpoint.app is not None, "the connection's own commands are def"
+        read_for(session)
         context = context_of_request(endpoint.app, session)
         fields = fields_of(await endpoint.handler(context, request))
         await context.wait_durable()
         return fields
 
     async def _load(self, wanted: NotLoaded, timeout_s: float) -> None:
-        key = wanted.key
-        under_way = self._loads.get(key)
         with Deadline(timeout_s):
-            if under_way is not None:
-                await under_way.wait()
-                return
-            event = self._loads[key] = trio.Event()
-            try:
-                await wanted.loader()
-            finally:
-                del self._loads[key]
-                event.set()
+            await self.load(wanted)
 
-    def _fault(self, endpoint: Endpoint, session: Caller, exc: Exception) -> ImError:
+    async def load(self, wanted: NotLoaded) -> None:
+        """Bring in what a handler has asked for; whoever needs the same waits for the same load.
+
+        It goes on when its asker has gone, or gives up: else what takes longer than a deadline would be begun for ever.
+
+        Raises:
+            Exception: the loader's, to the one who has begun it. The others find that it is not there, and begin another.
+        """
+        under_way = self._loads.get(wanted.key)
+        if under_way is not None:
+            await under_way.done.wait()
+            return
+        load = self._loads[wanted.key] = _Load()
+        self._shard.start_soon(self._run_load, wanted, load)
+        try:
+            await load.done.wait()
+        finally:
+            load.is_awaited = load.done.is_set()
+        if load.failure is not None:
+            raise load.failure
+
+    async def _run_load(self, wanted: NotLoaded, load: _Load) -> None:
+        try:
+            with Deadline(_LOAD_S):
+                await wanted.loader()
+        except FAULTS as exc:
+            load.failure = exc
+            if not load.is_awaited:
+                self._log.warning("load_failed", key=str(wanted.key), reason=repr(exc))
+        finally:
+            del self._loads[wanted.key]
+            load.done.set()
+
+    def _fault(self, endpoint: Endpoint, session: Caller, exc: BaseException) -> ImError:
         return self.fault(endpoint.command.name, endpoint.command_id, endpoint.owner, session, exc)

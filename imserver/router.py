@@ -14,11 +14,12 @@ import trio
 
 from imserver.answers import ERROR, answer_frame, error_frame, refusal_of
 from imserver.endpoint import HEARTBEAT, Deadline, Endpoint, begin, end
-from imserver.errors import ImError, InvalidBody, NotLoaded, ProtocolError, Unavailable
+from imserver.errors import FAULTS, ImError, InvalidBody, NotLoaded, ProtocolError, Unavailable
 from imserver.logins import Logins
 from imserver.protocol.body import encode_frame, fields_of, inflate, rid_of
 from imserver.protocol.frame import BARE_HEARTBEAT, FORM, GZIP, JSON, Frame
 from imserver.requests import MAX_LOADS, Requests
+from imserver.storage.turns import read_for
 
 if TYPE_CHECKING:
     from imserver.cache import Cache
@@ -112,7 +113,7 @@ class Router(Requests):
         except ImError as exc:
             section.abandon()
             self._fail(session, endpoint, request.rid, flags, exc)
-        except Exception as exc:
+        except FAULTS as exc:
             section.abandon()
             self._fail(session, endpoint, request.rid, flags, self._fault(endpoint, session, exc))
         else:
@@ -131,11 +132,12 @@ class Router(Requests):
     ) -> None:
         """Bring in what a `def` handler asked for and run it again; the session is parked meanwhile."""
         failure: ImError | None = None
+        read_for(session)
         try:
             await self._load(wanted, endpoint.timeout_s)
         except ImError as exc:
             failure = exc
-        except Exception as exc:
+        except FAULTS as exc:
             failure = self._fault(endpoint, session, exc)
         finally:
             end(endpoint)
@@ -178,7 +180,7 @@ class Router(Requests):
                     await session.wait_room()
         except ImError as exc:
             failure = exc
-        except Exception as exc:
+        except FAULTS as exc:
             failure = self._fault(endpoint, session, exc)
         finally:
             session.tasks.discard(scope)

@@ -22,11 +22,13 @@ import trio
 from imserver.auth import load_secret
 from imserver.cache import Cache
 from imserver.clock import Clock, SystemClock
+from imserver.clock_alarm import ClockAlarm
 from imserver.commands import CommandTable
 from imserver.config import Config
 from imserver.connection import add_connection_commands
 from imserver.control import serve_control
 from imserver.conversations import Conversations
+from imserver.descriptors import raise_descriptors
 from imserver.directory import Directory
 from imserver.doors import HttpDoors, frames_door
 from imserver.errors import ConfigError, ImserverError, StartError
@@ -36,7 +38,7 @@ from imserver.http.asgi import ASGIApp
 from imserver.http.discover import Endpoints
 from imserver.journal import Journal
 from imserver.listeners import Door, Listener, bind, shown_address
-from imserver.log import get_logger
+from imserver.log import flush, get_logger
 from imserver.metrics import Metrics
 from imserver.plugin_loader import Classes, Registry, load_plugins
 from imserver.reload import Reloader
@@ -46,11 +48,16 @@ from imserver.snowflake import Snowflakes
 from imserver.storage.database import Database
 from imserver.storage.stores import Stores
 from imserver.tls import ServerTls
+from imserver.watch import CommitWatch
 
 #: How often read cursors that ran ahead by own messages are written; a crash makes the next start work them out.
 _FOLD_INTERVAL_S = 1.0
 #: How often the drain looks whether all is done.
 _DRAIN_LOOK_S = 0.02
+#: How long the end waits for the commit that is under way, and for the last one.
+_JOURNAL_STOP_S = 5.0
+#: A commit that lasts longer makes the server not ready: the disk hangs.
+_COMMIT_STALLED_S = 5.0
 #: A shard whose loop has not come round for so long serves nobody; it does ten times a second.
 _STALLED_S = 5.0
 
@@ -63,14 +70,22 @@ def run(config: Config, *, reread: Callable[[], Config] | None = None, watches_p
         StartError: it cannot start (exit status 3).
     """
     _tune_interpreter()
-    server = Server(config, reread=reread, watches_plugins=watches_plugins)
     try:
-        return trio.run(server.serve)
+        server = Server(config, reread=reread, watches_plugins=watches_plugins)
+        raise_descriptors(config.limits.max_connections)
+        status = trio.run(server.serve)
+        if server.is_stuck:
+            # Its thread stands in a call to the disk, for which the interpreter's end would wait.
+            flush()
+            os._exit(status)
+        return status
     except BaseExceptionGroup as group:
         wanted, rest = group.split(ImserverError)
         if wanted is not None and rest is None:
             raise _first(wanted) from group
         raise
+    finally:
+        flush()  # before whatever the caller has to say
 
 
 def _first(group: BaseExceptionGroup[ImserverError]) -> ImserverError:
@@ -132,6 +147,8 @@ class Server:
         self.tcp_addresses: list[str] = []
         self.http_addresses: list[str] = []
         self.is_ready = False
+        #: It has ended with a commit under way that did not return.
+        self.is_stuck = False
 
     # ------------------------------------------------------------ start
 
@@ -148,6 +165,7 @@ class Server:
             clock=self._clock,
             load=stores.conversations.load,
             last_number=stores.conversations.last_conversation(),
+            first_seq=stores.conversations.first_seq(),
             lock=journal.lock,
             open_batch=journal.open_batch,
         )
@@ -169,6 +187,7 @@ class Server:
             for index in range(shard_count(config))
         ]
         self._figures = Figures(self.shards, journal, self.directory, self._clock, self._registry.plugins)
+        self._figures.database = database.path
         if self._tls is not None:
             self._figures.certificate_expires_at_ms = partial(_expires_at_ms, self._tls)
         for shard in self.shards:
@@ -196,6 +215,7 @@ class Server:
                         await self._start_plugins(first)
                         self._listen(journal)
                         nursery.start_soon(self._fold_cursors, first)
+                        nursery.start_soon(CommitWatch(journal).run)
                         if stop is None:  # else it is inside another program, whose signals are not ours
                             nursery.start_soon(self._reload)
                             await nursery.start(serve_control, self._config.server.data_dir, self.reloader.handle)
@@ -226,10 +246,13 @@ class Server:
         finally:
             for shard in self.shards:
                 shard.lose_sessions()
-            journal.stop()
+            self.is_stuck = not journal.stop(_JOURNAL_STOP_S)
             for shard in self.shards:
                 shard.close()
-            database.close()
+            if not self.is_stuck:  # else its writer is in use
+                database.close()
+        if self.is_stuck:
+            return 1
         self._log.info("stopped")
         return 1 if any(thread.has_crashed for thread in threads) else 0
 
@@ -249,6 +272,7 @@ class Server:
         doors = HttpDoors(config, self.shards, lambda shard: self._app(shard, journal))
         self.doors = doors
         self._figures.http_connections = lambda index: doors.servers[index].connections
+        self._figures.http_refused = lambda index: doors.servers[index].refused
         self.reloader = Reloader(
             config,
             self.shards,
@@ -310,14 +334,16 @@ class Server:
     def _checks(self, journal: Journal) -> dict[str, Callable[[], bool]]:
         return {
             "listening": lambda: self.is_ready,
-            "storage": lambda: journal.is_healthy,
+            "storage": lambda: journal.is_healthy and journal.commit_age_s <= _COMMIT_STALLED_S,
             # A handler that blocks its shard stops that shard's clock: seen from here when it is another thread's.
             "shards": lambda: all(self._clock.monotonic() - shard.now < _STALLED_S for shard in self.shards),
         }
 
     async def _fold_cursors(self, shard: Shard) -> None:
         """Write the read cursors that own messages moved, a second's worth at a time."""
+        alarm = ClockAlarm(self.conversations, self._clock)
         while True:
+            alarm.look()
             shard.fold_cursors()
             await trio.sleep(_FOLD_INTERVAL_S)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from imserver.caller import Caller
+from imserver.errors import FAULTS
 from imserver.identity import Credentials
 from imserver.protocol.body import encode_frame
 from imserver.protocol.frame import FORM, GZIP, TEXT, Frame, FrameDecoder, command_of
@@ -29,6 +30,8 @@ GOAWAY = 2
 MAX_FRAME_BEFORE_LOGIN_BYTES = 4096
 #: How long a closing connection may take to read what is left for it.
 LINGER_S = 2.0
+#: The same for one that has read too slowly: before GOAWAY it has to read what the kernel holds for it, megabytes.
+_SLOW_LINGER_S = 30.0
 #: A session without a frame for so many heartbeats is taken for dead.
 SILENT_HEARTBEATS = 3
 #: How long the frames of one read are carried out at a stretch; behind that others get their turn. As long as a tick.
@@ -285,7 +288,7 @@ class Session(Caller):
             try:
                 if self._interceptor(command_of(frame), what):
                     return
-            except Exception:
+            except FAULTS:
                 self.shard.log.exception("interceptor_fault", user=self.user_id, session=self.session_id)
                 self.intercept(None)
         if self.gate is None:
@@ -398,7 +401,7 @@ class Session(Caller):
         # What has begun to go out goes out, since a frame may be cut in it; the others will be found by SYNC.
         self.out.clear()
         self.out_bytes = 0
-        self.go_away("slow_consumer", "this client reads too slowly; reconnect and SYNC", code=503)
+        self.go_away("slow_consumer", "this client reads too slowly; reconnect and SYNC")
 
     # ------------------------------------------------------------ the end
 
@@ -412,11 +415,13 @@ class Session(Caller):
         """Say GOAWAY and close once it is out."""
         if self.state is not State.OPEN:
             return
+        if error == "slow_consumer":
+            self.shard.slow_consumers += 1
         fields: dict[str, Any] = {"code": code, "error": error, "message": message}
         if retry_after_ms is not None:
             fields["retry_after_ms"] = retry_after_ms
         self.send(encode_frame(GOAWAY, fields, (self.flags or 0) & FORM))
-        self._begin_closing()
+        self._begin_closing(linger_s=_SLOW_LINGER_S if error == "slow_consumer" else LINGER_S)
 
     def close_after_answer(self, error: str, message: str) -> None:
         """Carry out no further frame; the router says GOAWAY behind the running request's answer."""
@@ -428,13 +433,13 @@ class Session(Caller):
         if self.state is State.OPEN:
             self._begin_closing()
 
-    def _begin_closing(self, *, cancel_tasks: bool = True) -> None:
+    def _begin_closing(self, *, cancel_tasks: bool = True, linger_s: float = LINGER_S) -> None:
         self.state = State.CLOSING
         self.takes_frames = False
         self.gate = None  # what waited for a login's answer will be found by SYNC
         self._set_plain()
         self._leave(cancel_tasks=cancel_tasks)
-        self.linger_until = self.shard.now + LINGER_S
+        self.linger_until = self.shard.now + linger_s
         self.shard.wheel.schedule(self, self.linger_until)
         if self._read_paused:
             self._read_paused = False

@@ -8,15 +8,16 @@ outbox that got something is written. Work is batched by the tick, so the cost o
 from __future__ import annotations
 
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import trio
 
-from imserver.errors import StorageUnavailable
+from imserver.errors import FAULTS, StorageUnavailable
 from imserver.fanout import MIN_USERS, Spread, gather
-from imserver.journal import DURABLE, OPEN, Batch, Held, Journal, Write
+from imserver.journal import DURABLE, OPEN, Batch, Held, Journal, Write, bytes_of
 from imserver.log import get_logger
 from imserver.protocol.body import encode_frame
 from imserver.protocol.frame import FORM
@@ -26,6 +27,7 @@ from imserver.section import Section
 from imserver.send_hooks import SendHooks
 from imserver.session import GOAWAY, Session
 from imserver.storage.cursors import cursor_statements
+from imserver.watch import LoopWatch
 from imserver.wheel import RESOLUTION_S, Wheel
 
 if TYPE_CHECKING:
@@ -47,6 +49,13 @@ if TYPE_CHECKING:
 READ_BYTES = 64 * 1024
 #: Calls from other shards that may wait; beyond it a push makes its session a slow consumer.
 _MAILBOX_MAX = 20_000
+
+
+#: When clients of a server that stops are to come back: this late, and later by up to so much a connection, at most so much.
+#: A login by token takes about a millisecond of one core.
+_RETRY_AFTER_DRAIN_MS = 1000
+_DRAIN_SPREAD_MS = 1.0
+_DRAIN_SPREAD_MAX_MS = 30_000
 
 
 class _Conditional:
@@ -112,6 +121,11 @@ class Shard:
         self._mailbox: deque[Callable[[], None]] = deque()
         self._durable_waiters: dict[int, list[trio.Event]] = {}
         self._nursery: trio.Nursery | None = None
+        #: How late the loop comes round; what was refused or cut off here, for whoever counts.
+        self.loop_watch = LoopWatch(self.log)
+        self.slow_consumers = 0
+        #: By the limit that was reached.
+        self.connections_refused: Counter[str] = Counter()
         self._tls_failures = 0
         self._tls_said_at = -1.0
         #: Sessions whose next frames wait for a tick of their own.
@@ -146,7 +160,7 @@ class Shard:
             try:
                 with scope:
                     await task(*args)
-            except Exception:
+            except FAULTS:
                 context.log.exception("task_fault", task=getattr(task, "__qualname__", repr(task)))
             finally:
                 tasks.discard(scope)
@@ -196,8 +210,11 @@ class Shard:
     def begin_drain(self) -> None:
         """Tell all clients that the server stops; refuse what they ask from now on."""
         self.router.is_draining = True
-        fields = {"code": 503, "error": "draining", "message": "the server is stopping; reconnect", "retry_after_ms": 1000}
+        # Else all would be back at the same moment, here or at the other servers behind one name.
+        spread_ms = min(_DRAIN_SPREAD_MAX_MS, round(self.directory.connections * _DRAIN_SPREAD_MS))
+        fields = {"code": 503, "error": "draining", "message": "the server is stopping; reconnect"}
         for session in self.sessions:
+            fields["retry_after_ms"] = _RETRY_AFTER_DRAIN_MS + self.random.randint(0, spread_ms)
             session.send(encode_frame(GOAWAY, fields, (session.flags or 0) & FORM))
 
     def go_away(self) -> None:
@@ -216,7 +233,11 @@ class Shard:
 
     async def _keep_time(self) -> None:
         while True:
+            due_at, due_here = monotonic() + RESOLUTION_S, trio.current_time() + RESOLUTION_S
             await trio.sleep(RESOLUTION_S)
+            # The lesser: a test may hold the loop's own clock, or move it ahead.
+            now = monotonic()
+            self.loop_watch.came(now, min(now - due_at, trio.current_time() - due_here), self.router.last)
             self.now = self.clock.monotonic()
             self.wheel.advance(self.now)
             self.end_of_turn()
@@ -230,14 +251,15 @@ class Shard:
             call = mailbox.popleft()
             try:
                 call()
-            except Exception:  # it must not raise; where it does, the others go on
+            except FAULTS:  # it must not raise; where it does, the others go on
                 self.log.exception("mailbox_fault", call=getattr(call, "__qualname__", repr(call)))
         waiting = self.waiting
         while waiting and waiting[0].state != OPEN:
             with self.journal.lock:  # another shard may be about to add to the newest one
                 batch = waiting.popleft()
                 batch.unreleased -= 1
-            self._release(batch)
+                writes = batch.writes  # taken here: the last shard to be done lets go of them, and it need not be this one
+            self._release(batch, writes)
         if self._out_of_turn and not self.journal.is_full:
             # One a tick: between two of them come those who have asked little.
             session = self._out_of_turn.popleft()
@@ -268,7 +290,7 @@ class Shard:
         if self.dirty or self.journal.is_dirty:
             self.reactor.wake()
 
-    def _release(self, batch: Batch) -> None:
+    def _release(self, batch: Batch, writes: Sequence[Write]) -> None:
         frames = batch.frames[self.index]
         if batch.state == DURABLE:
             if self._conditionals:
@@ -290,7 +312,7 @@ class Shard:
                     what = what.rid
                 if isinstance(what, int):
                     session.deliver_released(refusal_of(frame, what), what)
-        for write in batch.writes:
+        for write in writes:
             if write.shard_index == self.index and write.on_done is not None:
                 write.on_done()
         for event in self._durable_waiters.pop(batch.number, ()):
@@ -330,9 +352,11 @@ class Shard:
         elif writes:
             # Where another shard has opened a batch since, that is a later one than the units are in.
             self._conditionals += 1
-            self.waiting[-1].frames[self.index].append((session, frame, _Conditional(rid, writes)))
+            self._hold_in(self.waiting[-1], (session, frame, _Conditional(rid, writes)))
         else:
-            self.waiting[-1].frames[self.index].append((session, frame, rid))
+            batch = self.waiting[-1]
+            batch.held_bytes += len(frame)
+            batch.frames[self.index].append((session, frame, rid))
 
     def hold_refusal(self, session: Session, header: bytes, writes: Sequence[Write] | None) -> None:
         """Say nothing when what a request without `rid` has written is durable, and an ERROR push if that fails.
@@ -342,7 +366,14 @@ class Shard:
         """
         if self.waiting:
             self._conditionals += 1
-            self.waiting[-1].frames[self.index].append((session, header, _Conditional(0, writes or ())))
+            self._hold_in(self.waiting[-1], (session, header, _Conditional(0, writes or ())))
+
+    def _hold_in(self, batch: Batch, held: Held) -> None:
+        """Let a frame wait for a batch, whose bound it counts for; one that many get counts once."""
+        frames = batch.frames[self.index]
+        if not frames or frames[-1][1] is not held[1]:
+            batch.held_bytes += len(held[1])
+        frames.append(held)
 
     async def wait_durable(self) -> None:
         """Wait until all that is in memory now is durable.
@@ -377,8 +408,9 @@ class Shard:
     def push(self, user_ids: Iterable[str], command: int, body: Any, except_session: Caller | None) -> None:
         """Send a push to all sessions of these users when all that memory knows is durable."""
         pushes = self._addressed(user_ids, command, body, except_session)
-        if self.section.in_handler:
-            self.section.pushes += pushes
+        section = self.section
+        if section.in_handler:
+            section.pushes += pushes
         else:
             self._hand_on(pushes)
 
@@ -402,21 +434,27 @@ class Shard:
             for session in by_user.get(user_id, ()):
                 if session is except_session:
                     continue
-                frame = encoded.get(session.flags)
+                flags = session.flags
+                frame = encoded.get(flags)
                 if frame is None:
-                    frame = encoded[session.flags] = encode_frame(command, body, session.flags or 0)
+                    frame = encoded[flags] = encode_frame(command, body, flags or 0)
                 addressed.append((session, frame, body))
         return addressed
 
     def _hand_on(self, pushes: Sequence[Held]) -> None:
         """Hold pushes until all that memory knows is durable."""
-        held = self.waiting[-1].frames[self.index] if self.waiting else None
+        batch = self.waiting[-1] if self.waiting else None
+        held = batch.frames[self.index] if batch is not None else None
+        counted = None
         for push in pushes:
             session, frame, body = push
             if session.shard is not self:
                 session.shard.hold_from_elsewhere(session, frame, body)
             elif held is not None:
                 held.append(push)
+                if frame is not counted and batch is not None:
+                    counted = frame
+                    batch.held_bytes += len(frame)
             else:
                 session.deliver_released(frame, body)
         if held is None:
@@ -426,7 +464,7 @@ class Shard:
         """Another shard made a push for a session of this one, from what is not yet durable. From any thread."""
         with self.journal.lock:
             if self.waiting:
-                self.waiting[-1].frames[self.index].append((session, frame, body))
+                self._hold_in(self.waiting[-1], (session, frame, body))
                 return
         self.post_push(session, frame, body)
 
@@ -487,6 +525,7 @@ class Shard:
             batch = self.journal.open_batch()
             batch.writes.append(write)
             batch.rows += len(statements)
+            batch.held_bytes += bytes_of(statements)
         finally:
             self.section.leave()
         self.end_of_turn()

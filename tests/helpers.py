@@ -9,6 +9,7 @@ import socket
 import threading
 from collections import deque
 from contextlib import asynccontextmanager
+from typing import Any
 
 import attrs
 import msgspec
@@ -257,7 +258,7 @@ class Say(msgspec.Struct, kw_only=True):
     """The test SEND's request."""
 
     to: str
-    body: str = "hi"
+    body: Any = "hi"
     client_id: str = ""
     type: str = "text"
 

@@ -55,8 +55,8 @@ def check(config: Config, tree: Mapping[str, Any], place: Place) -> None:
             at("tls", "client_ca").fail("missing; expected the PEM file of the authority that client certificates come from")
     if config.proxy.protocol and not config.proxy.trusted:
         at("proxy", "trusted").fail("got [], expected the networks of the proxies that send the PROXY header")
-    for folder in config.plugins.paths:
-        if not folder.is_dir():
-            at("plugins", "paths").fail(f'got "{folder}", expected a folder that exists')
+    for path in config.plugins.paths:
+        if not (path.is_dir() or (path.suffix == ".py" and path.is_file())):
+            at("plugins", "paths").fail(f'got "{path}", expected a folder, or the .py file of a plugin, that exists')
     if config.server.data_dir.exists() and not config.server.data_dir.is_dir():
         at("server", "data_dir").fail(f'got "{config.server.data_dir}", expected a folder, which is made if it is missing')

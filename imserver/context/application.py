@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -134,6 +134,14 @@ class AppContext:
             self._shard.push(user_ids, command, body, except_session)
         else:
             self._shard.push_committed(user_ids, command, body, except_session)
+
+    async def hidden_from(self, reader: str, user_ids: Sequence[str]) -> set[str]:
+        """Who of these users hides from `reader`, as the plugins' hooks of this name say; see `Plugin.hidden_from`.
+
+        The events "user.hidden" and "user.shown" (`user_id`, `reader`) say when that changes: who remembers an answer
+        forgets it then.
+        """
+        return await self._shard.router.hidden_from(reader, user_ids)
 
     def emit(self, event: str, **fields: Any) -> None:
         """Tell the listeners of an event (`@on_event`), at once."""

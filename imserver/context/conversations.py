@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from imserver.context.api import Api
 from imserver.context.database import Pending
+from imserver.context.settled import read_settled
 from imserver.errors import InternalError, NotLoaded, Unavailable
 from imserver.journal import write_result
 from imserver.storage.deliveries import confirm_statements
@@ -41,8 +42,9 @@ class ConversationsApi(Api):
 
     async def fetch(self, conversation_id: str) -> Conversation | None:
         """The conversation, or None if there is none. For `async def` handlers: look, do not keep it over an await."""
-        while (found := self._shard.conversations.get(conversation_id)) is None:
-            await self._shard.conversations.load(conversation_id)
+        conversations, load = self._shard.conversations, self._shard.router.load
+        while (found := conversations.get(conversation_id)) is None:
+            await load(NotLoaded(lambda: conversations.load(conversation_id), ("conversation", conversation_id)))
         return found if found.number is not None or found.members else None
 
     async def transact(self, handler: Callable[[Any], T]) -> T:
@@ -75,7 +77,7 @@ class ConversationsApi(Api):
                 for write in writes or ():
                     write_result(write)
                 return result
-            await wanted.loader()
+            await shard.router.load(wanted)
         raise Unavailable("this needs more loads than allowed")
 
     def hold(self) -> None:
@@ -190,14 +192,19 @@ class ConversationsApi(Api):
         self._context.has_written()
         return has_moved
 
-    async def sync(self, user_id: str, cursor: int, limit: int) -> tuple[list[SyncRow], bool]:
+    async def sync(
+        self, user_id: str, cursor: int, limit: int, *, device_id: str | None = None
+    ) -> tuple[list[SyncRow], bool]:
         """A user's conversations that changed after `cursor`, oldest change first; and whether there are more.
 
         A message whose recipients were chosen before this session came, and whose commit is still under way, is waited
         for: it is in the snapshot, as it will not be pushed.
+
+        Args:
+            device_id: whose `delivered_seq` is told; None: the highest of all the user's devices.
         """
         await self._shard.wait_settled()
-        return await self._shard.stores.sync.page(user_id, cursor, limit)
+        return await self._shard.stores.sync.page(user_id, cursor, limit, device_id=device_id)
 
     async def missed(self, user_id: str, device_id: str) -> list[Missed]:
         """The conversations with messages that a device has not confirmed; waits as `sync` does."""
@@ -205,8 +212,11 @@ class ConversationsApi(Api):
         return await self._shard.stores.deliveries.missed(user_id, device_id)
 
     async def messages_after(self, missed: Missed, after_seq: int, limit: int) -> list[Message]:
-        """The next messages of one of these; none if the user has left it meanwhile."""
-        return await self._shard.stores.deliveries.messages_after(missed, after_seq, limit)
+        """The next messages of one of these, none in an older state than was pushed; none if the user has left meanwhile."""
+        deliveries = self._shard.stores.deliveries
+        return await read_settled(
+            self._shard, missed.conversation_id, lambda: deliveries.messages_after(missed, after_seq, limit)
+        )
 
     def confirm(self, session: Caller, rows: list[tuple[int, int]], *, is_first: bool) -> Pending:
         """Write what a session's device has confirmed; a cursor never goes back.

@@ -6,8 +6,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from imserver.context.api import Api
+from imserver.context.settled import read_settled
 from imserver.conversation import Draft
 from imserver.errors import ImError, NotLoaded
+from imserver.protocol.body import encode_content
 from imserver.protocol.message import Message
 from imserver.send_hooks import BoundHooks
 from imserver.snowflake import sent_at_ms
@@ -44,6 +46,8 @@ class MessagesApi(Api):
         """
         section = self._section
         section.enter()  # what a hook allows must still be so at the message's place in the order
+        kind, content = draft.type, draft.body
+        encoded = None if type(content) is str else encode_content(content)  # a hook may change it in place
         try:
             try:
                 self._send_hooks.run(draft)
@@ -51,11 +55,14 @@ class MessagesApi(Api):
                 raise
             except ImError:
                 # Blocked or muted since it was stored: who sends it again, as its answer was lost, gets that answer.
-                known = self._find_duplicate(conversation, draft)
+                known = self._find_duplicate(conversation, draft, (kind, encoded or encode_content(content)))
                 if known is None:
                     raise
                 return known
-            stored = self._append(conversation, draft, self._shard.index)
+            said = None
+            if draft.body is not content or draft.type != kind or (encoded and encoded != encode_content(content)):
+                said = kind, encoded or encode_content(content)
+            stored = self._append(conversation, draft, self._shard.index, said)
         finally:
             section.leave()
         if not section.in_handler or self._context._is_async:
@@ -147,6 +154,10 @@ class MessagesApi(Api):
 
         return load
 
+    def age_ms(self, message: Message) -> int:
+        """How long ago a message was stored, by the clock, whatever the time in its id says."""
+        return max(0, self._shard.clock.now_ms() - self._shard.conversations.made_at_ms(message))
+
     async def delete_expired(self, limit: int) -> int:
         """Delete the contents of messages whose time is over, one small step; returns of how many. For background tasks."""
         return await self._delete(await self._shard.stores.messages.expired(limit))
@@ -217,11 +228,19 @@ class MessagesApi(Api):
         before_seq: int | None = None,
         limit: int = 50,
     ) -> History:
-        """A page of committed messages, ascending by `seq`."""
-        return await self._shard.stores.messages.history(conversation_id, first_visible, after_seq, before_seq, limit)
+        """A page of committed messages, ascending by `seq`, none in an older state than was pushed before."""
+        messages = self._shard.stores.messages
+        return await read_settled(
+            self._shard,
+            conversation_id,
+            lambda: messages.history(conversation_id, first_visible, after_seq, before_seq, limit),
+        )
 
     async def changes(
         self, conversation_id: str, *, first_visible: int = 0, since_rev: int, limit: int
     ) -> tuple[list[Message], int]:
         """What changed after `since_rev`, in `rev` order, and the newest `rev`."""
-        return await self._shard.stores.messages.changes(conversation_id, first_visible, since_rev, limit)
+        messages = self._shard.stores.messages
+        return await read_settled(
+            self._shard, conversation_id, lambda: messages.changes(conversation_id, first_visible, since_rev, limit)
+        )

@@ -15,7 +15,16 @@ from starlette.responses import Response
 from imserver.cache import Cache
 from imserver.caller import Caller
 from imserver.commands import Command, Route
-from imserver.errors import DeadlineExceeded, ImError, InvalidBody, NotAuthenticated, PermissionDenied, TooLarge, Unavailable
+from imserver.errors import (
+    FAULTS,
+    DeadlineExceeded,
+    ImError,
+    InvalidBody,
+    NotAuthenticated,
+    PermissionDenied,
+    TooLarge,
+    Unavailable,
+)
 from imserver.http.asgi import ASGIApp, Message, Receive, Scope, Send
 from imserver.identity import Credentials
 from imserver.plugin import ANYONE
@@ -333,7 +342,7 @@ class Api:
             raise
         except ClientDisconnect:
             raise
-        except Exception as exc:
+        except FAULTS as exc:
             raise self._router.fault(f"{route.method} {route.path}", 0, route.owner, caller, exc) from exc
         finally:
             self._router.busy -= 1

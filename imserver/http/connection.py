@@ -45,7 +45,9 @@ class HttpConnection:
         self._is_first = True
         #: While there is no request under way: how to end the wait for one.
         self._idling: trio.CancelScope | None = None
-        #: It was ended while idle, because another one needed its place.
+        #: While a head has come in part: likewise.
+        self._heading: trio.CancelScope | None = None
+        #: It was ended while no request was under way, because another one needed its place.
         self.has_given_place = False
         #: Nothing more comes from the client; it may still wait for answers.
         self._has_ended = False
@@ -83,13 +85,22 @@ class HttpConnection:
         self._taking, self._giving = Pace(self._limits), Pace(self._limits)
         return head
 
-    def give_place(self) -> bool:
-        """End now if there is no request under way; returns whether it will."""
-        if self._idling is None or self._idling.cancel_called:
-            return False
-        self._idling.cancel()
+    @property
+    def is_idle(self) -> bool:
+        """It waits for the first byte of a request."""
+        return self._idling is not None and not self.has_given_place
+
+    @property
+    def has_half_head(self) -> bool:
+        """It waits for the rest of a head: nobody is served by it yet."""
+        return self._heading is not None and not self.has_given_place
+
+    def give_place(self) -> None:
+        """End now, idle or with half a head, because another one needs its place."""
         self.has_given_place = True
-        return True
+        for scope in (self._idling, self._heading):
+            if scope is not None:
+                scope.cancel()
 
     async def _next_head_bytes(self) -> bytes | None:
         buffer = self._buffer
@@ -116,12 +127,16 @@ class HttpConnection:
                 if data is not None:
                     return data
                 searched = len(buffer)
-            try:
-                has_more = await self._receive(max(0.0, ends_at - trio.current_time()))
-            except trio.TooSlowError:
-                if not buffer:
-                    return None
-                raise HttpError(408, "the request took too long to come") from None
+            with trio.CancelScope() as self._heading:
+                try:
+                    has_more = await self._receive(max(0.0, ends_at - trio.current_time()))
+                except trio.TooSlowError:
+                    if not buffer:
+                        return None
+                    raise HttpError(408, "the request took too long to come") from None
+            if self._heading.cancelled_caught:
+                return None
+            self._heading = None
             if not has_more:
                 if not buffer:
                     return None

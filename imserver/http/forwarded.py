@@ -51,6 +51,11 @@ def client_address(head: Head, peer: str, trusted: Sequence[Network]) -> str:
     return furthest if len(hops) < MAX_HOPS else peer
 
 
+def names_client(head: Head) -> bool:
+    """Whether a request says for whom it is asked."""
+    return any(name in (b"x-forwarded-for", b"forwarded") for name, _ in head.headers)
+
+
 def client_scheme(head: Head, default: str) -> str:
     """What the proxy in front of us says it was asked by: `http` or `https`."""
     values = [value for name, value in head.headers if name == b"x-forwarded-proto"]

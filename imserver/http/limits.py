@@ -19,6 +19,8 @@ class HttpLimits:
     unlimited_paths: tuple[str, ...] = ("/v1/files",)
     #: Open connections at once, in one shard. Beyond it the oldest that has no request under way gives its place.
     max_connections: int = 1000
+    #: What one address may have of them: a quarter of the default, so that one alone shuts nobody out.
+    max_per_address: int = 250
     #: Beyond `max_connections` so many at once are told why; those beyond are closed without a word. Arbitrary, and small.
     max_refusals: int = 100
     #: For the head to come, from its first byte (of the first one: from the start): OWASP on slow clients.

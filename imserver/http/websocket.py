@@ -98,6 +98,7 @@ class WebSocketDoor:
             per_address=None if per_address is None else per_address + 1,
         )
         if refused is not None:
+            self._shard.connections_refused[refused] += 1
             raise _Bad(503, f"too many connections ({refused}); try again later", Retry_After="5")
 
     def _take_over(self, request: UpgradeRequest, token: str | None, sock: socket.socket | TlsSocket, unread: bytes) -> None:

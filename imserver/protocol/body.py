@@ -24,6 +24,7 @@ _EMPTY_MAP = {0: b"\x80", JSON: b"{}"}
 _BODY_NESTING_MAX = 64  # arbitrary; deeper than any message is, shallower than any decoder's recursion limit
 
 encode_msgpack: Callable[[Any], bytes] = msgspec.msgpack.Encoder().encode
+_encode_ordered: Callable[[Any], bytes] = msgspec.msgpack.Encoder(order="deterministic").encode
 encode_json: Callable[[Any], bytes] = msgspec.json.Encoder().encode
 decode_msgpack: Callable[[bytes], Any] = msgspec.msgpack.Decoder().decode
 
@@ -36,6 +37,17 @@ class _Untyped(msgspec.Struct):
 
 _untyped_msgpack = msgspec.msgpack.Decoder(_Untyped).decode
 _untyped_json = msgspec.json.Decoder(_Untyped).decode
+
+
+def encode_content(content: Any) -> bytes:
+    """A message's body as it is stored: equal maps are equal bytes, in whatever order a client has put their keys.
+
+    Only keys that are all strings have an order; other maps are as they came.
+    """
+    try:
+        return _encode_ordered(content)
+    except TypeError:
+        return encode_msgpack(content)
 
 
 def wire_class(request: type | None) -> type:

@@ -28,6 +28,11 @@ class ConversationStore:
         )
         return int(rows[0][0])
 
+    def first_seq(self) -> int:
+        """See `imserver.conversations.Conversations.first_seq`."""
+        rows = self._database.read_now("SELECT value FROM meta WHERE key = 'first_seq'")
+        return int(rows[0][0]) if rows else 0
+
     def last_conversation(self) -> int:
         """The largest conversation number."""
         return int(self._database.read_now("SELECT coalesce(max(number), 0) FROM conversations")[0][0])
@@ -57,8 +62,9 @@ class ConversationStore:
             ]
             # What everybody has read is silent already.
             unread_after = min((max(row[1:4]) for row in members), default=last_seq)
+            # Where a backup was restored one row stands for many numbers.
             silent = query(
-                "SELECT seq FROM messages WHERE conversation = ? AND seq > ? AND silent IS NOT NULL ORDER BY seq",
+                "SELECT seq, silent FROM messages WHERE conversation = ? AND seq > ? AND silent IS NOT NULL ORDER BY seq",
                 (number, unread_after),
             )
             recent: list[tuple[int, int]] = []
@@ -75,7 +81,18 @@ class ConversationStore:
                     break
                 before = page[-1][4]
             recent.reverse()
-            return LoadedConversation(number, kind, last_seq, last_rev, members, [seq for (seq,) in silent], recent)
+            # One that has no message yet has begun behind these numbers, too: see `Conversations.first_seq`.
+            first_seq = max((row[1] for row in members), default=0)
+            return LoadedConversation(
+                number,
+                kind,
+                max(last_seq, first_seq),
+                max(last_rev, first_seq),
+                members,
+                [seq for seq, _ in silent],
+                recent,
+                tuple((seq, width) for seq, width in silent if width > 1),
+            )
 
         return await self._database.read_transaction(read)
 

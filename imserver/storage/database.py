@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import apsw
 import trio
@@ -26,7 +26,8 @@ from imserver.conversation import MESSAGE_COLUMN_NAMES, MESSAGE_COLUMNS
 from imserver.errors import ConstraintViolated, StartError, StorageError, StorageUnavailable
 from imserver.journal import Batch, Write
 from imserver.log import get_logger
-from imserver.storage.migrations import APPLICATION_ID, CORE, migrate
+from imserver.storage.migrations import APPLICATION_ID, CORE, DONE, migrate, missing
+from imserver.storage.turns import Turns
 
 Row = tuple[Any, ...]
 Query = Callable[..., list[Row]]
@@ -40,7 +41,8 @@ _MAX_ROWS_PER_STATEMENT = 32_766 // MESSAGE_COLUMNS  # SQLite's bound on the val
 _CHECKPOINT_IDLE_PAGES = 64
 _CHECKPOINT_BUSY_PAGES = 2000
 
-# A file larger than this is not read through at start: it would take minutes. `imserver check` is for that.
+# A file larger than this is not read through at start: it would take minutes. `imserver backup verify`
+# reads a copy through.
 _QUICK_CHECK_MAX_BYTES = 1 << 30
 
 # What a plugin's SQL or its values are to blame for: that unit fails, the commit goes on.
@@ -100,7 +102,7 @@ class Database:
             for _ in range(READERS):
                 self._readers.put(_open_reader(self.path, vfs))
             on_failure.pop_all()
-        self._limiters: trio.lowlevel.RunVar[trio.CapacityLimiter | None] = trio.lowlevel.RunVar("readers", None)
+        self._turns: trio.lowlevel.RunVar[Turns | None] = trio.lowlevel.RunVar("readers", None)
 
     def close(self) -> None:
         """Checkpoint and close. The journal must have stopped; readers that still run keep their connection."""
@@ -191,15 +193,16 @@ class Database:
     # ------------------------------------------------------------ readers
 
     async def read_transaction(self, read: Callable[[Query], T]) -> T:
-        """Run `read(query)` in a worker thread, inside one read transaction on committed data.
+        """Run `read(query)` in a worker thread, inside one read transaction on committed data; askers take turns.
 
         Raises:
             StorageUnavailable: the database cannot be read just now.
         """
-        limiter = self._limiters.get()
-        if limiter is None:
-            limiter = trio.CapacityLimiter(READERS)
-            self._limiters.set(limiter)
+        turns = self._turns.get()
+        if turns is None:
+            turns = Turns(READERS)
+            self._turns.set(turns)
+        limiter = cast("trio.CapacityLimiter", turns)  # as much of one as is asked for
         # A caller past its deadline goes on at once; the thread gives its connection back when it is done.
         return await trio.to_thread.run_sync(self._read, read, limiter=limiter, abandon_on_cancel=True)
 
@@ -306,6 +309,24 @@ def _unavailable(exc: apsw.Error) -> StorageUnavailable:
     return StorageUnavailable(f"{reason}: {exc}")
 
 
+def _bring_up_to_date(connection: apsw.Connection, data_dir: Path, owners: Mapping[str, Sequence[str]]) -> None:
+    """Make tables that this program needs, but not under a running server, which was made for others."""
+    has_table = connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'migrations'").get
+    for owner, scripts in owners.items():
+        done = dict(connection.execute(DONE, (owner,))) if has_table else {}
+        if missing(owner, scripts, done, connection.db_filename("main")):
+            try:
+                lock_file = _lock(data_dir)
+            except StartError as exc:
+                raise StartError(
+                    f"restart the server on {data_dir} first: its tables of `{owner}` are at migration "
+                    f"{max(done, default=0)}, this program's are at {len(scripts)}; nothing was changed"
+                ) from exc
+            with lock_file:
+                migrate(connection, owners)
+            return
+
+
 @contextmanager
 def offline(data_dir: Path, migrations: Mapping[str, Sequence[str]]) -> Iterator[apsw.Connection]:
     """A connection for a command-line tool, also while a server runs on the same folder.
@@ -313,7 +334,7 @@ def offline(data_dir: Path, migrations: Mapping[str, Sequence[str]]) -> Iterator
     It waits up to 5 s for the server's commits and never checkpoints. The caller writes inside `with connection:`.
 
     Raises:
-        StartError: the database cannot be used.
+        StartError: the database cannot be used, or a server runs on it that does not know this program's tables.
     """
     path = data_dir / "imserver.db"
     try:
@@ -324,7 +345,7 @@ def offline(data_dir: Path, migrations: Mapping[str, Sequence[str]]) -> Iterator
     try:
         connection.set_busy_timeout(5000)
         with _start_errors(path):
-            migrate(connection, {"core": CORE, **migrations})
+            _bring_up_to_date(connection, data_dir, {"core": CORE, **migrations})
         # Closing the last connection would checkpoint: harmless when no server runs, and it is not the last when one does.
         yield connection
     except apsw.Error as exc:

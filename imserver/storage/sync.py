@@ -46,10 +46,16 @@ class SyncStore:
         self._database = database
         self._clock = clock
 
-    async def page(self, user_id: str, cursor: int, limit: int) -> tuple[list[SyncRow], bool]:
+    async def page(
+        self, user_id: str, cursor: int, limit: int, *, device_id: str | None = None
+    ) -> tuple[list[SyncRow], bool]:
         """This user's conversations that changed after the change number `cursor`, oldest change first.
 
         From the beginning (0) those that the user has left or hidden are not among them: there is nothing to take away.
+
+        Args:
+            device_id: whose `delivered_seq` is told. What was there when the user came, or was hidden, is not for it to get.
+                None: the highest of all the user's devices.
 
         Returns:
             At most `limit` rows, fewer where their newest messages would be over `PAGE_BYTES`; and whether there are more.
@@ -63,12 +69,10 @@ class SyncStore:
                 )
             )
             changed = _changed(query, user_id, cursor)
-            delivered: dict[int, int] = dict(
-                query("SELECT conversation, max(seq) FROM deliveries WHERE user_id = ? GROUP BY conversation", (user_id,))
-            )
+            delivered = _delivered(query, user_id, device_id)
             rows: list[SyncRow] = []
             page_bytes = 0
-            for number, conversation_id, kind, joined, read_seq, hidden, muted, pinned, change in changed[:limit]:
+            for number, conversation_id, kind, joined, entered, read_seq, hidden, muted, pinned, change in changed[:limit]:
                 if joined is None:
                     rows.append(SyncRow(conversation_id, kind, read_seq, 0, read_seq, 0, 0, change, None, is_left=True))
                     continue
@@ -80,10 +84,11 @@ class SyncStore:
                 last_message = message_of(conversation_id, last[0]) if last else None
                 last_seq = last_message.seq if last_message else 0
                 if last_message is not None and self._is_over(last_message):
-                    last_message = self._last_visible(query, number, conversation_id, last_seq)
+                    last_message = self._last_visible(query, number, conversation_id)
                 start = max(read_seq, own.get(number, 0), joined, hidden)
                 silent = query(
-                    "SELECT count(*) FROM messages WHERE conversation = ? AND seq > ? AND silent IS NOT NULL",
+                    "SELECT coalesce(sum(min(silent, seq - ?2)), 0) FROM messages "
+                    "WHERE conversation = ?1 AND seq > ?2 AND silent IS NOT NULL",
                     (number, start),
                 )[0][0]
                 rows.append(
@@ -93,7 +98,7 @@ class SyncStore:
                         last_seq,
                         newest_of(query, number)[1],
                         max(read_seq, own.get(number, 0)),
-                        delivered.get(number, 0),
+                        max(delivered.get(number, 0), 0 if device_id is None else max(joined, entered, hidden)),
                         max(0, last_seq - start - silent),
                         change,
                         last_message if last_message is not None and last_message.seq > max(joined, hidden) else None,
@@ -106,12 +111,12 @@ class SyncStore:
 
         return await self._database.read_transaction(read)
 
-    def _last_visible(self, query: Query, number: int, conversation_id: str, last_seq: int) -> Message | None:
+    def _last_visible(self, query: Query, number: int, conversation_id: str) -> Message | None:
         """The newest message whose time is not over, if it is among the newest ones."""
         rows = query(
-            f"SELECT {MESSAGE} FROM messages WHERE conversation = ? AND seq > ? "
-            "AND (expires_at IS NULL OR expires_at > ?) ORDER BY seq DESC LIMIT 1",
-            (number, last_seq - _LOOK_BACK, self._clock.now_ms()),
+            f"SELECT {MESSAGE} FROM (SELECT * FROM messages WHERE conversation = ? ORDER BY seq DESC LIMIT {_LOOK_BACK}) "
+            "WHERE expires_at IS NULL OR expires_at > ? ORDER BY seq DESC LIMIT 1",
+            (number, self._clock.now_ms()),
         )
         return message_of(conversation_id, rows[0]) if rows else None
 
@@ -119,24 +124,33 @@ class SyncStore:
         return message.expires_at is not None and message.expires_at <= self._clock.now_ms()
 
 
+def _delivered(query: Query, user_id: str, device_id: str | None) -> dict[int, int]:
+    """What this device has confirmed, by conversation; None: what any device of the user has."""
+    if device_id is None:
+        rows = query("SELECT conversation, max(seq) FROM deliveries WHERE user_id = ? GROUP BY conversation", (user_id,))
+    else:
+        rows = query("SELECT conversation, seq FROM deliveries WHERE user_id = ? AND device_id = ?", (user_id, device_id))
+    return dict(rows)
+
+
 def _changed(query: Query, user_id: str, cursor: int) -> list[Row]:
     """Memberships that changed behind the cursor, oldest change first, and those that ended: without `joined_seq`."""
     rows = query(
-        "SELECT m.conversation, c.conversation_id, c.kind, m.joined_seq, m.read_seq, m.hidden_seq, "
+        "SELECT m.conversation, c.conversation_id, c.kind, m.joined_seq, m.entered_seq, m.read_seq, m.hidden_seq, "
         "m.muted, m.pinned, max(m.changed, c.changed, "
         "coalesce((SELECT id FROM messages WHERE conversation = m.conversation "
         "ORDER BY seq DESC LIMIT 1), 0)) AS change "
         "FROM members m JOIN conversations c ON c.number = m.conversation WHERE m.user_id = ? ORDER BY change",
         (user_id,),
     )
-    changed = [row for row in rows if row[8] > cursor]
+    changed = [row for row in rows if row[9] > cursor]
     if not cursor:
-        return [row for row in changed if not row[5] or row[5] < newest_of(query, row[0])[0]]
+        return [row for row in changed if not row[6] or row[6] < newest_of(query, row[0])[0]]
     changed += query(
-        "SELECT d.conversation, c.conversation_id, c.kind, NULL, d.left_seq, 0, 0, 0, d.changed "
+        "SELECT d.conversation, c.conversation_id, c.kind, NULL, 0, d.left_seq, 0, 0, 0, d.changed "
         "FROM departures d JOIN conversations c ON c.number = d.conversation "
         "WHERE d.user_id = ? AND d.changed > ?",
         (user_id, cursor),
     )
-    changed.sort(key=lambda row: row[8])
+    changed.sort(key=lambda row: row[9])
     return changed

@@ -22,7 +22,9 @@ async def block(gate: Gate, ctx: Context, request: requests.Block) -> None:
         added, ((is_blocked,),), _ = await durable(ctx.db.write_all(statements))
     if added:
         ctx.emit("friend.blocked", user_id=user_id, blocked_id=blocked_id)
-    if not is_blocked:
+    if is_blocked:
+        ctx.emit("user.hidden", user_id=user_id, reader=blocked_id)
+    else:
         raise Conflict(f"you block {ctx.settings.max_blocked} users already; UNBLOCK one first", error="block_limit")
 
 
@@ -31,6 +33,7 @@ async def unblock(gate: Gate, ctx: Context, request: requests.Unblock) -> None:
     user_id = user_of(ctx)
     await durable(ctx.db.write_all(store.unblock(user_id, request.user_id)))
     gate.forget(ctx, user_id, request.user_id)
+    ctx.emit("user.shown", user_id=user_id, reader=request.user_id)
 
 
 async def list_blocked(ctx: Context, request: requests.ListBlocked) -> dict[str, Any]:

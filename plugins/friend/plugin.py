@@ -46,6 +46,10 @@ class FriendPlugin(Plugin):
         """Refuse a message to somebody who blocks its sender or, where only friends write, to a stranger."""
         self.gate.check(ctx, draft)
 
+    async def hidden_from(self, ctx: AppContext, reader: str, user_ids: Sequence[str]) -> list[str]:
+        """Who blocks `reader` hides from that user."""
+        return await store.blockers_of(ctx.db, reader, user_ids)
+
     @command(3001, request=requests.FriendRequest)
     async def friend_request(self, ctx: Context, request: requests.FriendRequest) -> dict[str, Any]:
         """Ask for a friendship."""

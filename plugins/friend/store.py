@@ -6,6 +6,7 @@ SQL: the writer carries out one unit after another, and what a unit returns tell
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -318,6 +319,15 @@ async def list_blocked(db: Database, user_id: str, after_user_id: str, limit: in
         " ORDER BY blocked_id LIMIT :limit",
         {"me": user_id, "after": after_user_id, "limit": limit},
     )
+
+
+async def blockers_of(db: Database, blocked_id: str, user_ids: Sequence[str]) -> list[str]:
+    """Who of these users blocks that one."""
+    rows = await db.read(
+        "SELECT user_id FROM friend_blocks WHERE blocked_id = :blocked AND user_id IN (SELECT value FROM json_each(:users))",
+        {"blocked": blocked_id, "users": json.dumps(list(user_ids))},
+    )
+    return [user_id for (user_id,) in rows]
 
 
 async def look(db: Database, sender: str, recipient: str) -> tuple[bool, bool]:

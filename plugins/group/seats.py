@@ -2,6 +2,9 @@
 
 The count is read from committed data. Who is about to add users says so first, and until that is durable or has failed: a
 count that was read meanwhile is short by those at most, and they are added to it.
+
+Others may add a user to four fifths of as many groups as are allowed. The rest is kept for those that the user makes and
+joins: else strangers could take all places, and the user could do neither.
 """
 
 from __future__ import annotations
@@ -53,12 +56,20 @@ class Seats:
                 with self._lock:
                     self._answered.discard(request_id)
 
-    async def full(self, ctx: AppContext, user_ids: Sequence[str]) -> set[str]:
-        """Who of these belongs to as many groups as is allowed. Call it inside `taking`."""
+    async def full(self, ctx: AppContext, user_ids: Sequence[str], *, are_added: bool = False) -> set[str]:
+        """Who of these belongs to as many groups as is allowed. Call it inside `taking`.
+
+        Args:
+            are_added: others let them in, unasked.
+        """
         if not user_ids:
             return set()
+        max_groups = places_for_others(ctx.settings.max_groups) if are_added else ctx.settings.max_groups
         counts = await store.count_groups(ctx.db, user_ids)
         with self._lock:
-            return {
-                user_id for user_id in user_ids if counts.get(user_id, 0) + self._coming[user_id] > ctx.settings.max_groups
-            }
+            return {user_id for user_id in user_ids if counts.get(user_id, 0) + self._coming[user_id] > max_groups}
+
+
+def places_for_others(max_groups: int) -> int:
+    """How many groups a user may belong to and still be added by others; of very few at least one."""
+    return max(1, max_groups * 4 // 5)

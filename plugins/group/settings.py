@@ -14,7 +14,7 @@ class Settings:
     """The bounds of this plugin.
 
     max_members: of one group.
-    max_groups: that one user belongs to.
+    max_groups: that one user belongs to; others may add a user to four fifths of them.
     max_admins: of one group, beside its owner.
     max_requests: to join one group, that wait for an answer.
     request_ttl: how long such a request can be answered.

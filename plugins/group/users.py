@@ -47,7 +47,7 @@ async def sort_out(seats: Seats, ctx: Context, user_ids: Sequence[str]) -> tuple
         raise TooLarge(f"at most {MAX_USERS} users in one request", field="user_ids")
     known = await profiles(ctx, user_ids)
     unwilling = await _unwilling(ctx, [user_id for user_id in user_ids if user_id in known])
-    full = await seats.full(ctx, [user_id for user_id in user_ids if user_id in known])
+    full = await seats.full(ctx, [user_id for user_id in user_ids if user_id in known], are_added=True)
     good, failed = [], []
     for user_id in user_ids:
         if user_id not in known:

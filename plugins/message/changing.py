@@ -41,7 +41,7 @@ def _recall(request: Recall, window_s: float, moderates: bool, roles: object, ct
     """False: the roles may be others than when the group was asked for them, and matter here."""
     conversation, message = visible_message(ctx, request.conversation_id, request.seq)
     is_own = message.sender == user_of(ctx)
-    is_late = not message.recalled and ctx.clock.now_ms() - message.sent_at > window_s * 1000
+    is_late = not message.recalled and ctx.messages.age_ms(message) > window_s * 1000
     if not is_own or is_late:
         if not moderates:
             if not is_own:

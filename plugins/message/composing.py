@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from imserver_plugins.message.access import others_of, user_of
+from imserver_plugins.message.access import user_of
+from imserver_plugins.message.hiding import told_of
 
 if TYPE_CHECKING:
     from imserver.plugin import Context, Conversation
@@ -26,7 +27,7 @@ def tell_typing(ctx: Context, conversation: Conversation, *, on: bool) -> None:
     session of their own, are one. A change goes out at once, but at most three in `REPEAT_S`, the last of them an "off".
     """
     user_id = user_of(ctx)
-    others = others_of(ctx, conversation, user_id)
+    others = told_of(ctx, conversation, user_id)
     if not others or len(conversation.recipients) > MAX_MEMBERS:
         return
     key = ("typing", conversation.conversation_id, user_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import attrs
@@ -26,11 +27,12 @@ from imserver.plugin import (
     load_all,
     on_event,
 )
-from imserver_plugins.message import changing, keeping, preferences
-from imserver_plugins.message.access import conversation_for_send, others_of, read_as_member, user_of
+from imserver_plugins.message import changing, hiding, keeping, preferences
+from imserver_plugins.message.access import conversation_for_send, read_as_member, user_of
 from imserver_plugins.message.composing import TYPINGS_PER_SECOND, tell_typing
 from imserver_plugins.message.requests import (
     MAX_BATCH,
+    MAX_MENTIONS,
     Changes,
     ConversationSettings,
     DeleteConversation,
@@ -47,6 +49,8 @@ from imserver_plugins.message.requests import (
 )
 
 MESSAGE, READ = 5001, 5004
+#: A change number: 63 bits.
+_CURSOR = re.compile("[0-7]?[0-9a-f]{1,15}")
 _CLIENT_ID_MAX_BYTES = 64
 _NO_TYPES = frozenset({changing.REACTION, changing.TYPING})
 #: Names in an answer to RECEIPTS; the counts go on beyond.
@@ -159,10 +163,10 @@ class MessagePlugin(Plugin):
     def mark_read(self, ctx: Context, request: MarkRead) -> dict[str, Any]:
         """Move the read cursor; the user's other devices and a direct peer are told."""
         conversation, member = preferences.own_conversation(ctx, request.conversation_id)
+        told = [member.user_id]
+        if conversation.kind == "direct":
+            told += hiding.told_of(ctx, conversation, member.user_id)
         if ctx.conversations.mark_read(conversation, member, request.seq):
-            told = [member.user_id]
-            if conversation.kind == "direct":
-                told += others_of(ctx, conversation, member.user_id)
             read = {
                 "conversation_id": conversation.conversation_id,
                 "user_id": member.user_id,
@@ -214,6 +218,16 @@ class MessagePlugin(Plugin):
         """What is remembered of a user who did not exist is wrong now."""
         ctx.cache.pop(("user", user_id))
 
+    @on_event("user.hidden")
+    def user_hidden(self, ctx: AppContext, *, user_id: str, reader: str) -> None:
+        """From now on the other one learns nothing of what this user reads and types."""
+        hiding.forget(ctx, user_id, reader)
+
+    @on_event("user.shown")
+    def user_shown(self, ctx: AppContext, *, user_id: str, reader: str) -> None:
+        """The other one learns it again."""
+        hiding.forget(ctx, user_id, reader)
+
     # ------------------------------------------------------------ reading
 
     @command(2012, request=Receipts)
@@ -221,6 +235,10 @@ class MessagePlugin(Plugin):
         """Who has read a message, and how many have not."""
         conversation, message = changing.visible_message(ctx, request.conversation_id, request.seq)
         read, unread_count = ctx.conversations.readers(conversation, request.seq, message.sender)
+        if conversation.kind == "direct":
+            me = user_of(ctx)
+            shown = [reader for reader in read if reader == me or not hiding.hides(ctx, reader, me)]
+            read, unread_count = shown, unread_count + len(read) - len(shown)
         return {"read": read[:MAX_READERS], "read_count": len(read), "unread_count": unread_count}
 
     @command(2002, request=Pull, bulk=True)
@@ -246,7 +264,9 @@ class MessagePlugin(Plugin):
         """The conversations that changed since the cursor, oldest change first; without a cursor all."""
         user_id = user_of(ctx)
         cursor = _cursor(request.cursor)
-        rows, more = await ctx.conversations.sync(user_id, cursor, request.limit)
+        # Another device's confirmations are no reason to keep anything from this one.
+        device_id = ctx.session.device_id if ctx.session.has_own_device else None
+        rows, more = await ctx.conversations.sync(user_id, cursor, request.limit, device_id=device_id)
         conversations = []
         for row in rows:
             entry: dict[str, Any] = {
@@ -293,10 +313,14 @@ class MessagePlugin(Plugin):
         messages, last_rev = found
         page = messages[: request.limit]
         # A page ends by its bytes, too. What is left may be invisible: then the next page is empty, and the last.
-        return {"messages": page, "last_rev": last_rev, "more": bool(page) and page[-1].rev < last_rev}
+        more = bool(page) and page[-1].rev < last_rev
+        # So that a client may go on from either: the newest `rev` that it has seen, or `last_rev`.
+        return {"messages": page, "last_rev": page[-1].rev if more else last_rev, "more": more}
 
 
 def _draft(ctx: Context, conversation_id: str, request: Send) -> Draft:
+    if request.mentions is not None and len(request.mentions) > MAX_MENTIONS:
+        raise TooLarge(f"at most {MAX_MENTIONS} mentions in one message", field="mentions")
     if request.type in _NO_TYPES:
         raise InvalidBody(f"{request.type} is no type of a message: there is a command for it", field="type")
     return Draft(
@@ -355,10 +379,9 @@ def _cursor(text: str | None) -> int:
     """The change number in a cursor; clients treat it as opaque. Empty or absent: from the beginning."""
     if not text:
         return 0
-    try:
-        return int(text, 16)
-    except ValueError:
-        raise InvalidBody("this is no cursor of this server; SYNC without one", field="cursor") from None
+    if _CURSOR.fullmatch(text) is None:
+        raise InvalidBody("this is no cursor of this server; SYNC without one", field="cursor")
+    return int(text, 16)
 
 
 __all__ = ["MessagePlugin"]

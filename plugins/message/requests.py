@@ -28,7 +28,7 @@ class Send(Struct, kw_only=True):
     conversation_id: ConversationId | None = None
     type: Annotated[str, Meta(min_length=1, max_length=32)] = "text"
     reply_to: MessageSeq | None = None
-    mentions: Annotated[list[UserId], Meta(max_length=MAX_MENTIONS)] | None = None
+    mentions: list[UserId] | None = None
     expires_in_ms: Annotated[int, Meta(ge=1, le=10 * 365 * 86_400_000)] | None = None
     store: bool = True
 

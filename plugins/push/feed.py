@@ -89,7 +89,9 @@ class Feed:
             room = min(_PAGE, WINDOW - self._outstanding)
             page = await self._ctx.conversations.messages_after(missed, self._sent[conversation_id], room)
             for message in page:
-                await self._session.wait_room()
+                if self._session.is_backed_up:
+                    await self._session.wait_room()
+                    break  # this page may be an older state by now than was pushed: it is read again
                 self._session.push(MESSAGE, message)
                 # `seq` has holes where messages have expired: confirmations count by seq, so does the window.
                 self._outstanding += message.seq - self._sent[conversation_id]

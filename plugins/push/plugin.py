@@ -12,11 +12,13 @@ from imserver.plugin import (
     AppContext,
     Context,
     InvalidBody,
+    NotLoaded,
     PermissionDenied,
     Plugin,
     StorageError,
     TooLarge,
     command,
+    load_all,
     on_event,
     role,
 )
@@ -104,10 +106,17 @@ class PushPlugin(Plugin):
             missing = "seq" if request.conversation_id is not None else "conversation_id"
             raise InvalidBody("give conversation_id and seq, or acks", field=missing)
         confirmed = []
+        wanted: list[NotLoaded] = []
         for conversation_id, seq in acks:
-            conversation = ctx.conversations.require(conversation_id)
+            try:
+                conversation = ctx.conversations.require(conversation_id)
+            except NotLoaded as exc:
+                wanted.append(exc)
+                continue
             if conversation is not None and ctx.session.user_id in conversation.members:
                 confirmed.append((conversation, min(seq, conversation.last_seq)))
+        if wanted:  # all at once: a handler may ask a few times only
+            raise NotLoaded(lambda: load_all(wanted), tuple(exc.key for exc in wanted))
         if not confirmed and acks:
             # Of several one may have been left meanwhile: the others are confirmed all the same.
             raise PermissionDenied("you are not part of this conversation")

@@ -365,7 +365,8 @@ class _Standing:
             unread = max(0, last_seq - start)
             if unread:
                 unread -= read(
-                    "SELECT count(*) FROM messages WHERE conversation = ? AND seq > ? AND silent IS NOT NULL",
+                    "SELECT coalesce(sum(min(silent, seq - ?2)), 0) FROM messages "
+                    "WHERE conversation = ?1 AND seq > ?2 AND silent IS NOT NULL",
                     (number, start),
                 )[0][0]
             starts[number] = (start, unread)

@@ -1,5 +1,8 @@
 """Who is online: GET_PRESENCE, WATCH_PRESENCE and the push 5006.
 
+Who hides from the reader (`Plugin.hidden_from`: the friend plugin's blocks) is shown as somebody who is offline and tells
+nobody when they were last seen.
+
 watches.py knows who watches whom; a background task here looks at those whose time has come and pushes what has changed.
 """
 
@@ -10,12 +13,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import trio
+from attrs import frozen
 
 from imserver.plugin import StorageError, TooLarge
 from imserver_plugins.user import store
 from imserver_plugins.user.state import State, user_of
 from imserver_plugins.user.store.profiles import UserSeen
-from imserver_plugins.user.watches import Status, status_of
+from imserver_plugins.user.watches import OFFLINE, News, Status, Watchers, status_of
 
 if TYPE_CHECKING:
     from imserver.plugin import AppContext, Caller, Context, Session
@@ -37,7 +41,13 @@ async def get_presence(state: State, ctx: Context, request: GetPresence) -> dict
     """1012 GET_PRESENCE: in the order asked for; who does not exist is left out."""
     seen = await _seen(state, ctx, _bounded(request.user_ids))
     me = user_of(ctx)
-    return {"presence": [_fields(user_id, status_of(ctx, user_id), one, me) for user_id, one in seen.items()]}
+    hidden = await ctx.hidden_from(me, list(seen))
+    return {
+        "presence": [
+            _hidden(user_id) if user_id in hidden else _fields(user_id, status_of(ctx, user_id), one, me)
+            for user_id, one in seen.items()
+        ]
+    }
 
 
 async def watch_presence(state: State, ctx: Context, request: WatchPresence) -> dict[str, Any]:
@@ -48,9 +58,18 @@ async def watch_presence(state: State, ctx: Context, request: WatchPresence) -> 
         state.watches.remove(session, user_ids)
         return {"presence": []}
     seen = await _seen(state, ctx, user_ids)
-    believed = state.watches.add(ctx, session, seen)
     me = user_of(ctx)
-    return {"presence": [_fields(user_id, status, seen[user_id], me) for user_id, status in believed.items()]}
+    believed = None
+    while believed is None:  # somebody hid, or was shown again, while we looked who does
+        revision = state.watches.revision
+        hidden = await ctx.hidden_from(me, list(seen))
+        believed = state.watches.add(ctx, session, seen, hidden, revision)
+    return {
+        "presence": [
+            _hidden(user_id) if user_id in hidden else _fields(user_id, status, seen[user_id], me)
+            for user_id, status in believed.items()
+        ]
+    }
 
 
 def _bounded(user_ids: Sequence[str]) -> list[str]:
@@ -80,6 +99,30 @@ def _fields(user_id: str, status: Status, seen: UserSeen | None, reader: str | N
     if seen_at is not None:
         fields["last_seen"] = seen_at
     return fields
+
+
+def _hidden(user_id: str) -> dict[str, Any]:
+    """What is shown of who hides from the reader."""
+    return _fields(user_id, OFFLINE, None, None)
+
+
+# ---------------------------------------------------------------- who hides
+
+
+def hide(state: State, user_id: str, reader: str) -> None:
+    """A user hides from another one, whose watching connections see the user go, if they saw the user."""
+    _tell_at_once(state, user_id, state.watches.hide(user_id, reader), is_hidden=True)
+
+
+def show(state: State, user_id: str, reader: str) -> None:
+    """A user hides no more from another one, whose watching connections see the user come, if the user is there."""
+    _tell_at_once(state, user_id, state.watches.show(user_id, reader), is_hidden=False)
+
+
+def _tell_at_once(state: State, user_id: str, news: News, *, is_hidden: bool) -> None:
+    body = _fields(user_id, news.status, None, None)
+    for token, sessions in _by_loop(news.watchers).items():
+        _push_in(token, _Told(state, user_id, sessions, body, is_hidden=is_hidden))
 
 
 # ---------------------------------------------------------------- devices that come and go
@@ -130,29 +173,45 @@ async def _tell_of(state: State, ctx: AppContext, user_ids: Sequence[str]) -> No
         seen = {}  # who is online can be told all the same
     for user_id in user_ids:
         status = status_of(ctx, user_id)
-        told = state.watches.news(user_id, status, ctx.clock.monotonic())
-        by_loop: dict[trio.lowlevel.TrioToken, list[Caller]] = defaultdict(list)
-        for session, token in told:
-            by_loop[token].append(session)
+        news = state.watches.news(user_id, status, ctx.clock.monotonic())
         body = _fields(user_id, status, seen.get(user_id), None)
-        for token, sessions in by_loop.items():
+        for token, sessions in _by_loop(news).items():
             for start in range(0, len(sessions), _SLICE):
-                _push_in(token, sessions[start : start + _SLICE], body)
+                _push_in(token, _Told(state, user_id, sessions[start : start + _SLICE], body, is_hidden=False))
                 await trio.lowlevel.checkpoint()
 
 
-def _push_in(token: trio.lowlevel.TrioToken, sessions: Sequence[Caller], body: Mapping[str, Any]) -> None:
+def _by_loop(watchers: Watchers) -> Mapping[trio.lowlevel.TrioToken, list[Caller]]:
+    by_loop: dict[trio.lowlevel.TrioToken, list[Caller]] = defaultdict(list)
+    for session, token in watchers:
+        by_loop[token].append(session)
+    return by_loop
+
+
+@frozen
+class _Told:
+    """What some sessions of one loop are told of a user."""
+
+    state: State
+    user_id: str
+    sessions: Sequence[Caller]
+    body: Mapping[str, Any]
+    #: It is for those from whom the user hides; else for the others.
+    is_hidden: bool
+
+    def push(self) -> None:
+        """Tell them, in their loop. Who has come to be on the other side since is told by what made it so."""
+        for session in self.sessions:
+            if not session.is_closed and self.state.watches.hides(self.user_id, session) == self.is_hidden:
+                cast("Session", session).push(PRESENCE, self.body)  # `add` takes live ones alone
+
+
+def _push_in(token: trio.lowlevel.TrioToken, told: _Told) -> None:
     """Push to sessions in the loop that they live in."""
     if token is trio.lowlevel.current_trio_token():
-        _push(sessions, body)
+        told.push()
         return
     try:
-        token.run_sync_soon(_push, sessions, body)
+        token.run_sync_soon(told.push)
     except trio.RunFinishedError:
         return  # that shard has stopped, and its sessions with it
-
-
-def _push(sessions: Sequence[Caller], body: Mapping[str, Any]) -> None:
-    for session in sessions:
-        if not session.is_closed:
-            cast("Session", session).push(PRESENCE, body)  # `add` takes live ones alone

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from imserver.plugin import ANYONE, NotAuthenticated, Plugin, PluginError, command, role, route
+from imserver.plugin import ANYONE, NotAuthenticated, Plugin, PluginError, command, on_event, role, route
 from imserver_plugins.user import (
     accounts,
     admin_routes,
@@ -142,6 +142,16 @@ class UserPlugin(Plugin):
     async def watch_presence(self, ctx: Context, request: requests.WatchPresence) -> dict[str, Any]:
         """The same, and pushes of what changes."""
         return await presence.watch_presence(self.state, ctx, request)
+
+    @on_event("user.hidden")
+    def user_hidden(self, ctx: AppContext, *, user_id: str, reader: str) -> None:
+        """From now on a user hides from another one, who sees the user go."""
+        presence.hide(self.state, user_id, reader)
+
+    @on_event("user.shown")
+    def user_shown(self, ctx: AppContext, *, user_id: str, reader: str) -> None:
+        """A user hides no more from another one, who sees the user come."""
+        presence.show(self.state, user_id, reader)
 
     @route("GET", "/v1/admin/users", allow=role("admin"), name="LIST_USERS")
     async def admin_list_users(self, ctx: Context, request: Request) -> dict[str, Any]:

@@ -3,12 +3,15 @@
 A watched user has one entry for all watchers. A login or the end of a connection only asks for a look; what the look finds
 is told if it is something else than was told before. So a client that flaps costs its watchers nothing while it comes back
 within the grace, and a push a second at most otherwise.
+
+Who hides from a watcher is watched all the same: the watcher believes that they are offline, until they hide no more.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING
 
 import trio
@@ -35,6 +38,20 @@ class Status:
     platforms: tuple[str, ...] = ()
 
 
+OFFLINE = Status(False)
+
+#: Sessions, and how to reach the loop that each lives in.
+Watchers = list[tuple["Caller", trio.lowlevel.TrioToken]]
+
+
+@frozen
+class News:
+    """What to tell, and whom."""
+
+    status: Status
+    watchers: Watchers
+
+
 @define
 class _Watched:
     """A user who is watched."""
@@ -45,6 +62,8 @@ class _Watched:
     #: Nothing is told before this; and when to look again, if there is a reason to. Monotonic seconds.
     quiet_until: float = 0.0
     look_at: float | None = None
+    #: Users who watch, or did, and see nothing; as many as the watched one hides from at most.
+    hidden_from: set[str] = field(factory=set)
 
 
 class Watches:
@@ -56,23 +75,37 @@ class Watches:
         #: Those with a `look_at`.
         self._stirred: set[str] = set()
         self._lock = threading.Lock()
+        #: Rises whenever somebody hides from somebody, or does so no more.
+        self.revision = 0
 
     def __len__(self) -> int:
         """How many (watcher, watched) pairs there are."""
         with self._lock:
             return sum(len(user_ids) for user_ids in self._by_session.values())
 
-    def add(self, ctx: AppContext, session: Session, user_ids: Iterable[str]) -> dict[str, Status]:
+    def add(
+        self, ctx: AppContext, session: Session, user_ids: Iterable[str], hidden: AbstractSet[str], revision: int
+    ) -> dict[str, Status] | None:
         """Let a session watch users; in the loop that the session lives in. Returns what it is to believe of each.
 
         That is what the other watchers were told, so that the next push is news to all of them.
+
+        Args:
+            hidden: those who hide from the session's user, as was found when `self.revision` was `revision`.
+
+        Returns:
+            None: that may have changed since, and nothing was done.
 
         Raises:
             TooLarge: it would watch more than `MAX_WATCHED`; it watches no more than before.
         """
         token = trio.lowlevel.current_trio_token()
         user_ids = list(dict.fromkeys(user_ids))
+        reader = session.user_id
+        assert reader is not None
         with self._lock:
+            if revision != self.revision:
+                return None
             own = self._by_session.get(session, set())
             if len(own.union(user_ids)) > MAX_WATCHED:
                 raise TooLarge(f"a connection watches {MAX_WATCHED} users at most; unwatch some first", field="user_ids")
@@ -84,10 +117,14 @@ class Watches:
                 entry = self._watched.get(user_id)
                 if entry is None:
                     # Entered before the look: who logs in after it finds the entry.
-                    entry = self._watched[user_id] = _Watched(Status(False))
+                    entry = self._watched[user_id] = _Watched(OFFLINE)
                     entry.told = status_of(ctx, user_id)
                 entry.watchers[session] = token
-                believed[user_id] = entry.told
+                if user_id in hidden:
+                    entry.hidden_from.add(reader)
+                else:
+                    entry.hidden_from.discard(reader)
+                believed[user_id] = OFFLINE if user_id in hidden else entry.told
             return believed
 
     def remove(self, session: Caller, user_ids: Iterable[str] | None = None) -> None:
@@ -105,6 +142,35 @@ class Watches:
                     self._stirred.discard(user_id)
             if not own:
                 del self._by_session[session]
+
+    def hide(self, user_id: str, reader: str) -> News:
+        """A user hides from another one; the news that this is to the other's sessions."""
+        with self._lock:
+            self.revision += 1
+            entry = self._watched.get(user_id)
+            if entry is None or reader in entry.hidden_from:
+                return News(OFFLINE, [])
+            watchers = [(session, token) for session, token in entry.watchers.items() if session.user_id == reader]
+            if watchers:
+                entry.hidden_from.add(reader)
+            return News(OFFLINE, watchers if entry.told != OFFLINE else [])
+
+    def show(self, user_id: str, reader: str) -> News:
+        """A user hides no more from another one; the news that this is to the other's sessions."""
+        with self._lock:
+            self.revision += 1
+            entry = self._watched.get(user_id)
+            if entry is None or reader not in entry.hidden_from:
+                return News(OFFLINE, [])
+            entry.hidden_from.discard(reader)
+            watchers = [(session, token) for session, token in entry.watchers.items() if session.user_id == reader]
+            return News(entry.told, watchers if entry.told != OFFLINE else [])
+
+    def hides(self, user_id: str, session: Caller) -> bool:
+        """Whether a user who is watched hides from this session's user."""
+        with self._lock:
+            entry = self._watched.get(user_id)
+            return entry is not None and session.user_id in entry.hidden_from
 
     def came(self, user_id: str, now: float) -> None:
         """A device is there: look at its user as soon as may be."""
@@ -137,8 +203,8 @@ class Watches:
                     found.append(user_id)
             return found
 
-    def news(self, user_id: str, status: Status, now: float) -> list[tuple[Caller, trio.lowlevel.TrioToken]]:
-        """Whom to tell of this status; nobody if it is what they were told last."""
+    def news(self, user_id: str, status: Status, now: float) -> Watchers:
+        """Whom to tell of this status, unless the user `hides` from them then; nobody if it is what they were told last."""
         with self._lock:
             entry = self._watched.get(user_id)
             if entry is None or entry.told == status:

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,31 @@ def test_protocol_marks_what_is_missing():
     assert later.isdisjoint(callable_ids)
     pushes = {2, 3, 5001, 5003, 5004, 5005, 5006, 5007, 5008, 5009}
     assert set(names) - later == callable_ids | pushes
+
+
+# ---------------------------------------------------------------- monitoring
+
+
+def test_every_metric_is_documented(server):
+    """howto/monitor.md has a row for each name in /metrics, with its labels, and for no other."""
+    with server.client() as client:
+        assert client.call(6999)["code"] == 404  # so that there is an error to count
+    with urllib.request.urlopen(f"http://{server.ready['http'][0]}/metrics", timeout=20) as answer:
+        lines = [line for line in answer.read().decode().splitlines() if not line.startswith("#")]
+    exposed = set()
+    for line in lines:
+        name, _, labels = line.rsplit(" ", 1)[0].partition("{")
+        exposed.add((name, frozenset(re.findall(r'(\w+)="', labels))))
+    exposed = {(name, labels) for name, labels in exposed if not name.endswith("_created")}
+    section = (DOCS / "howto" / "monitor.md").read_text(encoding="utf-8").split("\n## Metrics\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (`imserver_.*?) \|", section, re.MULTILINE)
+    named = {
+        (name, frozenset(filter(None, labels.split(","))))
+        for row in rows
+        for name, labels in re.findall(r"`(\w+)(?:\{([\w,]+)\})?`", row)
+    }
+    only_with_tls = {("imserver_certificate_expires_at_seconds", frozenset())}
+    assert named == exposed | only_with_tls
 
 
 # ---------------------------------------------------------------- errors

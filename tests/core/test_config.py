@@ -270,7 +270,7 @@ MISTAKES = [
     ("[plugins]\nenabled = ['user', 'user']", "plugins.enabled", 'got "user" twice'),
     ("[plugins]\nenabled = ['us er']", "plugins.enabled[0]", "expected 1 to 64 letters"),
     ("[plugins]\nenbaled = ['user']", "plugins.enbaled", "unknown key; did you mean `enabled`?"),
-    ("[plugins]\npaths = ['no']", "plugins.paths", "expected a folder that exists"),
+    ("[plugins]\npaths = ['no']", "plugins.paths", "expected a folder, or the .py file of a plugin, that exists"),
 ]
 
 

@@ -152,3 +152,36 @@ def test_another_sender_s_key_is_another_key(memory):
     assert memory.say(one, "k", "b").seq == 2
     assert memory.say(other, "k", "a").seq == 1
     assert memory.say(one, "k", "a").message is None
+
+
+def test_what_a_table_does_not_know_yet_is_not_evicted(memory, monkeypatch):
+    """A read cursor moved by an own message is in memory alone until it is folded: so long its conversation stays."""
+    monkeypatch.setattr(module, "MAX_CONVERSATIONS", 2)
+    conversation = memory.open("d:a:b")
+    memory.say(conversation, "k")
+    assert memory.journal.commit_now()
+    for number in range(20):
+        now(memory.all.load(f"d:x:{number}"))
+    assert conversation.is_alive
+    with memory.journal.lock:
+        memory.all.collect_dirty_cursors()  # the first one is of all that was before, and has no rows
+    for number in range(20):
+        now(memory.all.load(f"d:y:{number}"))
+    assert not conversation.is_alive
+
+
+def test_the_cursor_of_a_conversation_that_stayed_is_folded(memory, monkeypatch):
+    """It is written where the sender stands, whatever was loaded meanwhile."""
+    monkeypatch.setattr(module, "MAX_CONVERSATIONS", 2)
+    with memory.journal.lock:
+        memory.all.collect_dirty_cursors()
+    conversation = memory.open("d:a:b")
+    for key in "kl":
+        memory.say(conversation, key)
+    assert memory.journal.commit_now()
+    for number in range(20):
+        now(memory.all.load(f"d:x:{number}"))
+    assert memory.all.get("d:a:b").members["a"].read_seq == 2
+    with memory.journal.lock:
+        rows, _ = memory.all.collect_dirty_cursors()
+    assert rows == [(conversation.number, "a", 2)]

@@ -249,6 +249,21 @@ def test_offline_beside_an_open_database(tmp_path, open_database):
     assert database.read_now("PRAGMA integrity_check") == [("ok",)]
 
 
+def test_offline_beside_an_older_server(tmp_path, open_database):
+    """A newer program changes no table under it: it says that the server is to be restarted, and then goes on."""
+    newer = {"p": (*ONE, "CREATE TABLE later (x)")}
+    database = open_database()
+    says = r"restart the server .* `p` are at migration 1, this program's are at 2"
+    with pytest.raises(StartError, match=says), offline(tmp_path, newer):
+        raise AssertionError("it was opened")
+    assert database.read_now("SELECT count(*) FROM sqlite_schema WHERE name = 'later'") == [(0,)]
+    database.commit(batch_of([thing("a")]))
+    database.close()
+    with offline(tmp_path, newer) as connection:
+        assert connection.execute("SELECT count(*) FROM later").get == 0
+    Database(tmp_path, newer).close()
+
+
 def test_offline_makes_the_tables(tmp_path):
     """`imserver user add` works before the first start."""
     folder = tmp_path / "data"

@@ -199,10 +199,31 @@ def test_a_circle(make, load):
         load("a", "b", "c")
 
 
+def test_a_path_that_is_the_file_of_a_plugin(make, tmp_path):
+    """A path may be a .py file: it is the plugin of its name, and no other."""
+    make("dice", command_id=6001)
+    make("other", command_id=6002)
+    only = Config(plugins=Plugins(enabled=("dice",), paths=(tmp_path / "dice.py",)))
+    assert [plugin.name for plugin in load_plugins(only).plugins] == ["dice"]
+    with pytest.raises(ConfigError, match=r"there is no plugin 'other'.*plugins\.paths names no place for it"):
+        load_plugins(Config(plugins=Plugins(enabled=("other",), paths=(tmp_path / "dice.py",))))
+
+
+def test_a_plugin_that_is_not_there(tmp_path):
+    """The message names the file of the configuration, the key, and what was looked for."""
+    file = tmp_path / "imserver.toml"
+    with pytest.raises(ConfigError) as refusal:
+        load_plugins(Config(plugins=Plugins(enabled=("dice",), paths=(tmp_path,)), file=file))
+    message = str(refusal.value)
+    assert message.startswith(f"{file}: plugins.enabled: there is no plugin 'dice'")
+    assert str(tmp_path / "dice.py") in message
+    assert str(tmp_path / "dice" / "__init__.py") in message
+
+
 def test_a_missing_requirement(make, load):
     """The message says who needs what and where to add it."""
     make("a", command_id=6001, requires=["b"])
-    with pytest.raises(ConfigError, match=r"a requires b: add it to plugins\.enabled"):
+    with pytest.raises(ConfigError, match=r"plugins\.enabled: plugin a requires b: add that"):
         load("a")
 
 

@@ -210,3 +210,76 @@ async def test_a_source_that_raises_costs_nobody_else(counted):
         counted.reactor.remove(source.socket.fileno())
         sock.close()
         client.close()
+
+
+class Busy:
+    """A source with something to read until it has been served so often; each time takes a while of the test's clock."""
+
+    TAKES_S = 0.006
+
+    def __init__(self, log, name, times, moved):
+        self.left, self.right = socket.socketpair()
+        self.left.setblocking(False)
+        self.right.send(b"x")
+        self.log, self.name, self.times, self.moved = log, name, times, moved
+
+    def ready(self, events):
+        self.log.append(self.name)
+        self.moved(self.TAKES_S)
+        self.times -= 1
+        if not self.times:
+            self.left.recv(10)
+
+    def close(self):
+        self.left.close()
+        self.right.close()
+
+
+@pytest.fixture
+def busy(counted, monkeypatch):
+    """Makes such sources: `busy(times, ...)`; the log of who was served, and "tick" where one began."""
+    now = [100.0]
+    monkeypatch.setattr("imserver.reactor.monotonic", lambda: now[0])
+    made, log = [], []
+    counted.on_tick = lambda: log.append("tick")
+
+    def moved(seconds):
+        now[0] += seconds
+
+    def make(*times):
+        made.extend(Busy(log, name, count, moved) for name, count in enumerate(times))
+        for source in made:
+            counted.reactor.add(source.left.fileno(), source, READ)
+        return log
+
+    yield make
+    for source in made:
+        counted.reactor.remove(source.left.fileno())
+        source.close()
+
+
+async def until(condition):
+    with trio.fail_after(10):
+        while not condition():  # noqa: ASYNC110
+            await trio.sleep(0.001)
+
+
+async def test_a_tick_ends_in_time_and_the_rest_is_served(busy):
+    """Five are ready and each takes more than a tick may: each has a tick of its own, none is forgotten or served twice."""
+    log = busy(1, 1, 1, 1, 1)
+    await until(lambda: len(log) >= 10)
+    served = [one for one in log if one != "tick"]
+    assert sorted(served) == [0, 1, 2, 3, 4]
+    # Behind each there was an end of a tick: what it had to write went out before the next one was read.
+    assert log[: 2 * len(served)] == [one for name in served for one in ("tick", name)]
+
+
+async def test_other_tasks_have_their_turn_though_something_is_always_ready(busy):
+    """A turn of the reactor ends after a bounded time."""
+    log = busy(200, 200)
+    await trio.lowlevel.checkpoint()
+    turns = []
+    while len(log) < 600 and len(turns) < 1000:
+        turns.append(len(log))
+        await trio.lowlevel.checkpoint()
+    assert len([one for one in turns if 0 < one < 600]) > 50

@@ -77,6 +77,10 @@ class Handlers(Plugin):
             raise ExceptionGroup("several", [Conflict("inside of a group")])
         if how == "storage":
             raise StorageUnavailable("disk full")
+        if how == "exit":
+            raise SystemExit(SECRET)
+        if how == "interrupt":
+            raise KeyboardInterrupt
         raise RuntimeError(SECRET)
 
     @command(6005, request=Number, timeout_s=0.05)
@@ -206,7 +210,6 @@ class Handlers(Plugin):
         ctx.db.write("INSERT INTO notes (text) VALUES (?)", (request.how,))
         return {"seq": stored.seq}
 
-
     @command(6023, request=Number)
     def logs(self, ctx, request):
         """Who asked, in the order of the carrying out."""
@@ -274,9 +277,9 @@ async def test_errors_of_handlers(tmp_path, command_id):
         answer = await peer.call(command_id, how="storage")
         assert (answer["code"], answer["error"]) == (503, "unavailable")
         assert answer["retry_after_ms"] > 0
-        answers = [await peer.call(command_id, how="bug") for _ in range(2)]
+        answers = [await peer.call(command_id, how=how) for how in ("bug", "bug", "exit", "interrupt")]
         assert {(answer["code"], answer["error"]) for answer in answers} == {(500, "internal")}
-        assert len({answer["message"] for answer in answers}) == 2, "each fault has a trace id of its own"
+        assert len({answer["message"] for answer in answers}) == 4, "each fault has a trace id of its own"
         assert SECRET not in str(answers)
         assert (await peer.call(command_id, how="group"))["code"] == 409
         await peer.ok(6001, n=1)
@@ -493,12 +496,31 @@ async def test_loads_that_fail_or_never_suffice(tmp_path):
 
 
 async def test_a_load_that_takes_too_long(tmp_path):
-    """The deadline holds for loads as well."""
+    """The deadline holds for loads as well. What was begun goes on: whoever asks again finds it, sooner or later."""
     plugin = Handlers()
     plugin.load_gate = trio.Event()
     async with running(tmp_path, plugin, limits={"request_timeout_s": 0.05}) as rig:
         peer = await rig.login("alice")
-        assert (await peer.call(6009, n=1))["code"] == 504
+        for _ in range(2):
+            assert (await peer.call(6009, n=1))["code"] == 504
+        await peer.ok(6001, n=1)
+        plugin.load_gate.set()
+        await rig.until(lambda: plugin.loaded)
+        assert (await peer.ok(6009, n=1))["n"] == 1
+        assert plugin.loads == 1
+
+
+async def test_a_load_that_fails_when_nobody_waits_for_it(tmp_path):
+    """It is in the log, and the next who asks begins another."""
+    plugin = Handlers()
+    plugin.load_gate = trio.Event()
+    async with running(tmp_path, plugin, limits={"request_timeout_s": 0.05}) as rig:
+        peer = await rig.login("alice")
+        assert (await peer.call(6009, n=-1))["code"] == 504
+        plugin.load_gate.set()
+        await rig.until(lambda: not rig.shard.router._loads)
+        assert (await peer.call(6009, n=-1))["code"] == 500
+        assert plugin.loads == 2
         await peer.ok(6001, n=1)
 
 
@@ -910,6 +932,54 @@ async def test_before_send_may_change_and_refuse(tmp_path):
         assert (await alice.ok(SAY, to="bob", body="change me", client_id="k"))["duplicate"] is True
         assert (await alice.ok(SAY, to="bob"))["seq"] == 2
         assert rig.rows("SELECT count(*) FROM messages") == [(2,)]
+
+
+class Stamps(Plugin):
+    """Makes another message of each, and never twice the same."""
+
+    name = "stamps"
+
+    def __init__(self, how):
+        self.how = how
+        self.stamps = itertools.count(1)
+
+    def before_send(self, ctx, draft):
+        if self.how == "in place":
+            draft.body["stamp"] = next(self.stamps)
+        else:
+            draft.body = {"stamp": next(self.stamps)}
+
+
+@pytest.mark.parametrize("how", ["in place", "anew"])
+async def test_a_retry_says_what_the_sender_said_not_what_a_hook_made_of_it(tmp_path, how):
+    """The first answer again, in this process and after a restart; other content is a conflict; an edit changes nothing."""
+    said = {"text": "hello", "colour": "red"}
+    for start in range(2):
+        async with running(tmp_path, Stamps(how)) as rig:
+            alice, bob = await rig.login("alice"), await rig.login("bob")
+            if not start:
+                assert not (await alice.ok(SAY, to="bob", body=said, client_id="k"))["duplicate"]
+                assert (await bob.push())[1]["body"]["stamp"] == 1
+            answer = await alice.ok(SAY, to="bob", body=dict(reversed(said.items())), client_id="k")
+            assert (answer["seq"], answer["duplicate"]) == (1, True)
+            for other in ({"text": "hello"}, {"stamp": 1}, {**said, "stamp": 1}):
+                answer = await alice.call(SAY, to="bob", body=other, client_id="k")
+                assert (answer["code"], answer["error"]) == (409, "idempotency_conflict")
+            assert rig.rows("SELECT count(*) FROM messages") == [(1,)]
+
+
+async def test_equal_bodies_are_equal_whatever_the_order_of_their_keys(tmp_path):
+    """A client that encodes its message again for the retry gets the first answer; keys that are no strings do no harm."""
+    async with running(tmp_path) as rig:
+        alice = await rig.login("alice")
+        body = {"b": [{"d": 1, "c": 2}], "a": None}
+        again = {"a": None, "b": [{"c": 2, "d": 1}]}
+        assert not (await alice.ok(SAY, to="bob", body=body, client_id="k"))["duplicate"]
+        assert (await alice.ok(SAY, to="bob", body=again, client_id="k"))["duplicate"]
+        answer = await alice.call(SAY, to="bob", body={"a": None, "b": [{"c": 2, "d": 2}]}, client_id="k")
+        assert (answer["code"], answer["error"]) == (409, "idempotency_conflict")
+        assert not (await alice.ok(SAY, to="bob", body={1: 2, "x": 3}, client_id="odd"))["duplicate"]
+        assert (await alice.ok(SAY, to="bob", body={1: 2, "x": 3}, client_id="odd"))["duplicate"]
 
 
 class Moderator(Plugin):

@@ -209,6 +209,53 @@ async def test_a_revoked_session_is_deaf_at_once(tmp_path):
         assert rig.rows("SELECT count(*) FROM messages") == [(0,)]
 
 
+@pytest.mark.parametrize("shards", [1, 2])
+async def test_a_revoked_session_is_deaf_before_its_shard_hears_of_it(tmp_path, monkeypatch, shards):
+    """Its shard is slow to say GOAWAY: no frame dispatched since is carried out, nor a request that had not begun."""
+    extra = Extra()
+    async with running(tmp_path, extra, shards=shards) as rig:
+        peer = await rig.login("alice", shard=shards - 1)
+        session, shard = peer.session, rig.shards[-1]
+        late = []
+        with monkeypatch.context() as held:
+            held.setattr(shard, "post", late.append)
+            with trio.fail_after(10):
+                (waiting,) = session.decoder.receive(memoryview(encode(6201, {"rid": 5})))
+                shard.router.dispatch(session, waiting)  # its task has not had a turn yet
+                assert not session.is_closed
+                assert rig.directory.close("alice", "kicked", "go away") == 1
+                (said,) = session.decoder.receive(memoryview(encode(SAY, {"to": "bob", "rid": 6})))
+                shard.router.dispatch(session, said)
+                other = await rig.login("carl", shard=shards - 1)
+                for _ in range(3):  # all that the shard was to do, it has done
+                    await other.ok(BARRIER)
+        assert len(late) == 1
+        assert not extra.is_running.is_set()
+        extra.go.set()
+        shard.post(late[0])
+        assert [command_id for command_id, _ in await peer.rest()] == [GOAWAY]
+        assert rig.rows("SELECT count(*) FROM messages") == [(0,)]
+
+
+async def test_clients_of_a_server_that_stops_come_back_one_after_the_other(tmp_path, monkeypatch):
+    """GOAWAY `draining` names each a time of its own: more than a second, and by the number of connections."""
+    async with running(tmp_path) as rig:
+        few = [await rig.login(f"u{number}") for number in range(8)]
+        rig.shard.begin_drain()
+        rig.shard.end_of_turn()
+        for peer in few:
+            command_id, fields = await peer.push()
+            assert (command_id, fields["error"]) == (GOAWAY, "draining")
+            assert 1000 <= fields["retry_after_ms"] <= 1000 + len(few)
+        monkeypatch.setattr(type(rig.directory), "connections", 10_000_000)
+        rig.shard.begin_drain()
+        rig.shard.end_of_turn()
+        named = {(await peer.push())[1]["retry_after_ms"] for peer in few}
+        assert len(named) > 1
+        assert all(1000 <= one <= 31_000 for one in named)
+        assert max(named) > 1000 + len(few)
+
+
 async def test_the_same_device_again(tmp_path):
     """The new connection stays, the old one gets GOAWAY `replaced`; another device is left alone."""
     async with running(tmp_path) as rig:
@@ -248,7 +295,10 @@ async def test_a_slow_reader(tmp_path):
         assert largest <= 200_000 + 20_000
         assert "bob" not in rig.directory.by_user
         await alice.ok(SAY, to="bob")
-        rig.clock.advance(LINGER_S + 1)
+        rig.clock.advance(29)
+        await alice.ok(HEARTBEAT)
+        assert not is_gone(rig, lazy), "it has megabytes to read before GOAWAY"
+        rig.clock.advance(2)
         await rig.until(lambda: is_gone(rig, lazy))
 
 

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imserver.snowflake import EPOCH_MS, Snowflakes, first_at, sent_at_ms
+from imserver import snowflake as module
+from imserver.snowflake import EPOCH_MS, TOLERATED_MS, Snowflakes, first_at, sent_at_ms
 
 
 class Steps:
@@ -84,3 +85,57 @@ def test_a_node_out_of_range(node):
     """It would write over the time or the counter."""
     with pytest.raises(ValueError, match="0–1023"):
         Snowflakes(node, 0, lambda: NOW)
+
+
+class Told:
+    """A clock that stands where it was put."""
+
+    def __init__(self, now_ms):
+        self.now_ms = now_ms
+
+    def __call__(self):
+        return self.now_ms
+
+
+def test_when_an_id_was_made_though_the_clock_was_ahead():
+    """What the marks say, before the clock has caught up and after it; where the clock is right, the time in the id."""
+    clock = Told(NOW)
+    snowflakes = Snowflakes(3, 0, clock)
+    early = snowflakes.next()
+    assert snowflakes.mark() == 0
+    clock.now_ms = NOW - TOLERATED_MS
+    assert snowflakes.mark() == 0
+    clock.now_ms = NOW - 86_400_000
+    assert snowflakes.mark() == 86_400_000
+    made = []
+    for second in range(100):
+        clock.now_ms = NOW - 86_400_000 + 1000 * second
+        made.append(snowflakes.next())
+        snowflakes.mark()
+    for second, one in enumerate(made):
+        assert sent_at_ms(one) == NOW
+        assert snowflakes.made_at_ms(one) == NOW - 86_400_000 + 1000 * second
+    clock.now_ms = NOW + 5000
+    assert snowflakes.mark() == 0
+    late = snowflakes.next()
+    clock.now_ms = NOW + 9000
+    assert snowflakes.made_at_ms(late) == NOW + 5000
+    assert snowflakes.made_at_ms(made[7]) == NOW - 86_400_000 + 7000
+    assert snowflakes.made_at_ms(early) <= NOW
+
+
+def test_marks_are_bounded_and_only_made_of_what_is_new():
+    """A clock that is behind for good does not fill the memory; the newest marks stay."""
+    clock = Told(NOW)
+    snowflakes = Snowflakes(3, 0, clock)
+    snowflakes.next()
+    clock.now_ms = NOW - 10 * 86_400_000
+    for _ in range(100):
+        snowflakes.mark()
+    assert len(snowflakes._marks) == 1
+    for _ in range(module._MAX_MARKS + 10):
+        clock.now_ms += 1
+        last = snowflakes.next()
+        snowflakes.mark()
+    assert len(snowflakes._marks) == module._MAX_MARKS
+    assert snowflakes.made_at_ms(last) == clock.now_ms

@@ -471,7 +471,7 @@ def test_a_damaged_record(server_tls, authority, version):
         for _ in range(2):
             with pytest.raises(ssl.SSLError):
                 door.once()
-        assert "bad record mac" in door.sock.failure
+        assert any(words in door.sock.failure for words in ("bad record mac", "record layer failure"))  # OpenSSL to 3.5, 3.6
         with pytest.raises(ssl.SSLError, match=r"(?i)alert bad.record.mac"):
             peer.step(lambda: peer.tls.read(100))
 

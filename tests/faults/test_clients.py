@@ -284,6 +284,28 @@ class TestTooMany:
         for client in [server.client() for _ in range(8)]:
             client.ok(HELLO)
 
+    def test_the_soft_limit_of_descriptors_is_raised(self, make_server):
+        """Started by a shell that allows few files the server takes as many clients as the hard limit has room for."""
+
+        def few_for_now():
+            resource.setrlimit(resource.RLIMIT_NOFILE, (100, 600))
+
+        server = make_server(preexec=few_for_now)
+        clients = [server.client() for _ in range(300)]
+        assert [client.call(HELLO)["code"] for client in clients] == [0] * 300
+        warning = server.wait_logged(lambda record: record["event"] == "few_descriptors")
+        assert (warning["open_files"], warning["max_connections"]) == (600, 100_000)
+        for client in clients:
+            client.close()
+
+    def test_enough_descriptors_are_no_warning(self, make_server):
+        """Where the hard limit has room for all connections nothing is said, and no more is taken than is of use."""
+        server = make_server(
+            {"limits.max_connections": 50}, preexec=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (60, 2000))
+        )
+        assert resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE) == (1050, 2000)
+        assert "few_descriptors" not in server.text()
+
     def test_out_of_descriptors(self, make_server):
         """With its descriptors used up the server keeps those it has, and serves again when some are free."""
 

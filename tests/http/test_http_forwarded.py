@@ -3,6 +3,8 @@
 import ipaddress
 
 import pytest
+import structlog
+import trio
 from http_rig import HOST, reply, serving
 
 from imserver.http.forwarded import MAX_HOPS
@@ -103,3 +105,26 @@ async def test_the_scheme_behind_tls():
     """A secure listener's requests are https; a trusted proxy may say that the client's were not."""
     assert await who("192.0.2.1", is_secure=True) == ("192.0.2.1", "https")
     assert await who(PROXY, "X-Forwarded-Proto: http", is_secure=True) == (PROXY, "http")
+
+
+@pytest.mark.parametrize("line", ["X-Forwarded-For: 192.0.2.1", "Forwarded: for=192.0.2.1"])
+async def test_a_proxy_that_is_not_trusted_is_told_of(line, autojump_clock):
+    """Who names clients and is not believed is a line in the log, once an hour; who is trusted, or names none, is not."""
+
+    async def app(scope, receive, send):
+        await reply(send, b"")
+
+    def request(*lines):
+        return b"GET / HTTP/1.1\r\n" + HOST + b"".join(line.encode() + b"\r\n" for line in lines) + b"\r\n"
+
+    with structlog.testing.capture_logs() as log:
+        async with serving(app, trusted_proxies=TRUSTED) as rig:
+            await rig.ask(request(line), address=PROXY)
+            await rig.ask(request(), address="127.0.0.1")
+            assert log == []
+            for _ in range(3):
+                await rig.ask(request(line), address="127.0.0.1")
+            assert [(entry["event"], entry["address"]) for entry in log] == [("proxy_not_trusted", "127.0.0.1")]
+            await trio.sleep(3600)
+            await rig.ask(request(line), address="127.0.0.1")
+            assert len(log) == 2

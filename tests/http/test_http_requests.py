@@ -1,5 +1,6 @@
 """Good requests: keep-alive, pipelining, bodies and answers of any form, streamed both ways."""
 
+import ipaddress
 import time
 
 import pytest
@@ -361,7 +362,7 @@ async def test_the_number_of_connections_is_bounded():
     async with serving(echo, limits=HttpLimits(max_connections=2, max_refusals=1)) as rig:
         first, second = rig.connect(), rig.connect()
         for client in (first, second):
-            await client.send(GET[:5])
+            await client.send(post(b"body")[:-1])
         await trio.testing.wait_all_tasks_blocked()
         third = rig.connect()
         await third.send(GET)
@@ -394,6 +395,60 @@ async def test_an_idle_connection_gives_its_place():
         assert await idle.read_all() == b""
         await busy.send(GET[5:])
         assert (await busy.receive()).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_half_a_head_gives_its_place():
+    """With nobody idle one whose head has not come whole is closed, of whoever has most of them, the oldest first."""
+    async with serving(echo, limits=HttpLimits(max_connections=4)) as rig:
+        busy, one = rig.connect(), rig.connect("10.0.0.1")
+        await busy.send(post(b"body")[:-1])
+        await one.send(GET[:9])
+        many = []
+        for _ in range(2):
+            many.append(rig.connect("10.0.0.2"))
+            await many[-1].send(GET[:9])
+            await trio.testing.wait_all_tasks_blocked()  # tasks that begin together begin in any order
+        (answer,) = await rig.ask(GET)
+        assert answer.status == 200
+        assert await many[0].read_all() == b""
+        for client, rest in ((one, GET[9:]), (many[1], GET[9:]), (busy, b"y")):
+            await client.send(rest)
+            assert (await client.receive()).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_half_heads_of_everybody_shut_nobody_out():
+    """A thousand of them, of many addresses: a whole request is answered."""
+    async with serving(echo) as rig:
+        for number in range(1000):
+            await rig.connect(f"10.0.{number % 10}.1").send(b"GET / HT")
+        await trio.testing.wait_all_tasks_blocked()
+        (answer,) = await rig.ask(GET, address="10.1.0.1")
+        assert answer.status == 200
+
+
+async def test_an_address_has_a_part_of_the_places():
+    """Beyond it its own idle ones give theirs, and then it gets 503; others, and addresses that are exempt, go on."""
+    limits = HttpLimits(max_connections=10, max_per_address=2)
+    async with serving(echo, limits=limits, exempt=[ipaddress.ip_network("10.9.0.0/16")]) as rig:
+        idle, busy = rig.connect("10.0.0.1"), rig.connect("10.0.0.1")
+        await busy.send(post(b"body")[:-1])
+        await trio.testing.wait_all_tasks_blocked()
+        third = rig.connect("10.0.0.1")
+        await third.send(post(b"body")[:-1])
+        assert await idle.read_all() == b""
+        (answer,) = await rig.ask(GET, address="10.0.0.1")
+        assert (answer.status, answer.headers["retry-after"]) == (503, "5")
+        assert rig.server.refused == 1
+        (answer,) = await rig.ask(GET, address="10.0.0.2")
+        assert answer.status == 200
+        exempt = [rig.connect("10.9.0.1") for _ in range(5)]
+        for client in exempt:
+            await client.send(post(b"body")[:-1])
+        await trio.testing.wait_all_tasks_blocked()
+        for client in (busy, third, *exempt):
+            await client.send(b"y")
+            assert (await client.receive()).startswith(b"HTTP/1.1 200 ")
+        assert rig.server.refused == 1
 
 
 async def test_a_flood_of_connections_that_are_cut():

@@ -381,6 +381,23 @@ async def test_the_groups_of_a_user_are_bounded_whatever_happens_at_once(tmp_pat
         assert rig.rows("SELECT count(*) FROM group_members WHERE user_id = 'ann'")[0][0] == sum(map(len, added))
 
 
+async def test_others_cannot_take_all_of_a_users_groups(tmp_path):
+    """They add to four fifths of them, by either way; the rest is for what one makes, joins or asked to join."""
+    async with running(tmp_path, max_groups=5) as rig:
+        ann, eve = await rig.login("ann"), await rig.login("eve")
+        for number in range(4):
+            assert "failed" not in await eve.ok(CREATE, name="x", group_id=f"e{number}", members=["ann"])
+        full = [{"user_id": "ann", "error": "group_limit"}]
+        bob = await rig.login("bob")
+        assert (await bob.ok(CREATE, name="x", group_id="b", members=["ann"], join="open"))["failed"] == full
+        assert (await bob.ok(ADD, group_id="b", user_ids=["ann"]))["failed"] == full
+        assert await ann.ok(CREATE, name="mine", group_id="mine")
+        assert await refused(ann, JOIN, group_id="b") == (409, "group_limit")
+        await ann.ok(DISMISS, group_id="mine")
+        assert (await ann.ok(JOIN, group_id="b"))["joined"] is True
+        assert rig.rows("SELECT count(*) FROM group_members WHERE user_id = 'ann'") == [(5,)]
+
+
 # ---------------------------------------------------------------- a disk that fails
 
 

@@ -7,6 +7,7 @@ import trio
 from test_message_commands import (
     ADD_MEMBERS,
     CHANGES,
+    EDIT,
     MESSAGE,
     PULL,
     RECALL,
@@ -106,6 +107,44 @@ async def test_who_comes_back_while_they_read_sees_what_came_since(server, meanw
     monkeypatch.setattr(MessageStore, method, late)
     messages = (await bob.request(command, conversation_id=tea, **fields))["messages"]
     assert [message["body"] for message in messages if message["type"] == "text"] == ["for Bob"]
+
+
+@pytest.mark.parametrize(
+    ("command", "method", "fields"), [(PULL, "history", {}), (CHANGES, "changes", {"since_rev": 0})], ids=["pull", "changes"]
+)
+async def test_a_page_is_no_older_than_what_was_pushed(server, meanwhile, monkeypatch, command, method, fields):
+    """An edit that comes between the read and the answer is in the answer: its push went out before."""
+    alice, bob = await server.login("alice"), await server.login("bob")
+    await say(alice, "first", to="bob")
+    real = getattr(MessageStore, method)
+
+    async def slow(*args, **options):
+        monkeypatch.setattr(MessageStore, method, real)
+        found = await real(*args, **options)
+        await meanwhile(partial(alice.request, EDIT, conversation_id="d:alice:bob", seq=1, body="second"))
+        return found
+
+    monkeypatch.setattr(MessageStore, method, slow)
+    messages = (await bob.request(command, conversation_id="d:alice:bob", **fields))["messages"]
+    assert [message["body"] for message in messages] == ["second"]
+
+
+async def test_what_a_device_missed_is_no_older_than_what_was_pushed(server, meanwhile, monkeypatch):
+    """A device that catches up gets a message in its newest state, or its change behind it."""
+    alice, other = await server.login("alice"), await server.login("bob")
+    await say(alice, "first", to="bob")
+    other.close()
+    real = DeliveryStore.messages_after
+
+    async def slow(*args):
+        monkeypatch.setattr(DeliveryStore, "messages_after", real)
+        found = await real(*args)
+        await meanwhile(partial(alice.request, EDIT, conversation_id="d:alice:bob", seq=1, body="second"))
+        return found
+
+    monkeypatch.setattr(DeliveryStore, "messages_after", slow)
+    bob = await server.login("bob", deliver="missed")
+    assert (await bob.push(MESSAGE))["body"] == "second"
 
 
 async def test_what_a_device_missed_ends_with_the_membership(server, meanwhile, monkeypatch):

@@ -23,3 +23,14 @@ async def test_one_conversation_too_many_spoils_no_others():
         await bob.request(PUSH_ACK, acks={})
         await wait(server, 15)
         assert {push.user_id for push in server.provider.pushes} == {"carol"}
+
+
+async def test_many_conversations_that_are_not_in_memory():
+    """As after a restart: they are brought in all at once, so that the bound on loads is not theirs."""
+    async with pushing() as server:
+        alice, bob = await server.login("alice"), await server.login("bob")
+        await register(bob, "t-bob")
+        await say(alice, "bob")
+        await bob.request(PUSH_ACK, acks={**{f"d:bob:u{number:03}": 1 for number in range(100)}, AB: 1})
+        await wait(server, 15)
+        assert not server.provider.pushes

@@ -1,5 +1,6 @@
 """Presence in the real core, with a clock that stands still: who is told what, when, and how often."""
 
+import json
 from contextlib import asynccontextmanager
 
 import pytest
@@ -7,7 +8,7 @@ from user_rig import AUTH, opened
 
 from imserver.errors import StorageUnavailable
 from imserver.plugin import Conflict
-from imserver_plugins.user import presence, store
+from imserver_plugins.user import presence
 from imserver_plugins.user.watches import GRACE_S, INTERVAL_S, MAX_WATCHED
 
 GET_USER, UPDATE_PROFILE, GET_PRESENCE, WATCH_PRESENCE, PRESENCE = 1006, 1007, 1012, 1013, 5006
@@ -210,7 +211,7 @@ async def test_a_watch_ends_with_its_connection(open_scene):
         assert len(scene.watches) == 2
         await scene.leave(anna)
         assert len(scene.watches) == 0
-        assert scene.watches.add(scene.context, anna.session, ["bob"]) == {}
+        assert scene.watches.add(scene.context, anna.session, ["bob"], set(), scene.watches.revision) == {}
         assert len(scene.watches) == 0
         assert not scene.watches._watched
         await scene.leave(bob)
@@ -222,10 +223,10 @@ async def test_a_connection_watches_a_bounded_number(open_scene):
     async with open_scene() as scene:
         anna = await scene.login("anna")
         names = [f"u{number}" for number in range(MAX_WATCHED + 1)]
-        for name in names:
-            scene.door.sql(
-                *store.accounts.insert_user(name, None, nickname=None, now_ms=1, or_ignore=False)[:1], *_params(name)
-            )
+        columns = "user_id, user_id_key, nickname, nickname_key, created_at"
+        scene.door.sql(
+            f"INSERT INTO users ({columns}) SELECT value, value, value, value, 1 FROM json_each(?)", json.dumps(names)
+        )
         for start in range(0, MAX_WATCHED, presence.MAX_USERS):
             await anna.ok(WATCH_PRESENCE, user_ids=names[start : start + presence.MAX_USERS])
         assert (await anna.call(WATCH_PRESENCE, user_ids=names[-1:]))["code"] == 413
@@ -234,10 +235,6 @@ async def test_a_connection_watches_a_bounded_number(open_scene):
         too_many = names[: presence.MAX_USERS + 1]
         assert (await anna.call(WATCH_PRESENCE, user_ids=too_many))["field"] == "user_ids"
         assert (await anna.call(GET_PRESENCE, user_ids=too_many))["code"] == 413
-
-
-def _params(name):
-    return store.accounts.insert_user(name, None, nickname=None, now_ms=1, or_ignore=False)[1]
 
 
 async def test_a_request_over_http_cannot_watch(open_scene):
@@ -296,3 +293,105 @@ def test_what_is_newer_than_a_write_stays():
     seen.add("bob", 2)
     seen.written(taken)
     assert seen.unwritten() == [("bob", 2)]
+
+
+# ---------------------------------------------------------------- who hides
+
+
+class Hides:
+    """Stands for the plugins' hooks `hidden_from`, and for what makes them say something else."""
+
+    def __init__(self, scene):
+        self.scene = scene
+        self.pairs = set()
+        self.during = None
+        for shard in scene.rig.shards:
+            shard.router.hidden_from = self.look
+
+    async def look(self, reader, user_ids):
+        found = {user_id for user_id in user_ids if (user_id, reader) in self.pairs}
+        during, self.during = self.during, None
+        if during is not None:
+            during()
+        return found
+
+    def hide(self, user_id, reader):
+        self.pairs.add((user_id, reader))
+        self.scene.context.emit("user.hidden", user_id=user_id, reader=reader)
+
+    def show(self, user_id, reader):
+        self.pairs.discard((user_id, reader))
+        self.scene.context.emit("user.shown", user_id=user_id, reader=reader)
+
+
+async def test_who_hides_is_offline_and_stays_so(open_scene):
+    """Watchers see the user go, then neither come nor go; when it is over, they see what the others see."""
+    async with open_scene() as scene:
+        hides = Hides(scene)
+        anna, carl = await scene.login("anna"), await scene.login("carl")
+        bob = await scene.login("bob")
+        for peer in (anna, carl):
+            await peer.ok(WATCH_PRESENCE, user_ids=["bob"])
+        hides.hide("bob", "anna")
+        assert await scene.told(anna) == [{"user_id": "bob", **OFFLINE}]
+        hides.hide("bob", "anna")  # told once
+        await scene.leave(bob)
+        await scene.tell(INTERVAL_S + GRACE_S)
+        bob = await scene.login("bob")
+        await scene.tell(INTERVAL_S)
+        assert await scene.told_states(anna) == []
+        assert await scene.told_states(carl) == [("bob", False), ("bob", True)]
+        for command_id in (GET_PRESENCE, WATCH_PRESENCE):
+            assert (await anna.ok(command_id, user_ids=["bob"]))["presence"] == [{"user_id": "bob", **OFFLINE}]
+        hides.show("bob", "anna")
+        assert await scene.told(anna) == [{"user_id": "bob", **ONLINE}]
+        await scene.leave(bob)
+        await scene.tell(INTERVAL_S + GRACE_S)
+        assert await scene.told_states(anna) == await scene.told_states(carl) == [("bob", False)]
+
+
+async def test_who_hides_while_the_watch_begins(open_scene):
+    """Between the look who hides and the entry of the watch: it is seen, whichever way it changed."""
+    async with open_scene() as scene:
+        hides = Hides(scene)
+        anna, _ = await scene.login("anna"), await scene.login("bob")
+        hides.during = lambda: hides.hide("bob", "anna")
+        assert (await anna.ok(WATCH_PRESENCE, user_ids=["bob"]))["presence"] == [{"user_id": "bob", **OFFLINE}]
+        await anna.ok(WATCH_PRESENCE, user_ids=["bob"], unwatch=True)
+        hides.during = lambda: hides.show("bob", "anna")
+        assert (await anna.ok(WATCH_PRESENCE, user_ids=["bob"]))["presence"] == [{"user_id": "bob", **ONLINE}]
+        assert await scene.told(anna) == []
+
+
+async def test_news_that_are_on_their_way_when_a_user_hides(open_scene, monkeypatch):
+    """They were made before, and would come after: they are not told."""
+    async with open_scene() as scene:
+        hides = Hides(scene)
+        anna = await scene.login("anna")
+        await scene.leave(await scene.login("bob"))
+        await anna.ok(WATCH_PRESENCE, user_ids=["bob"])
+        await scene.login("bob")
+        held = []
+        with monkeypatch.context() as slow:
+            slow.setattr(presence, "_push_in", lambda *push: held.append(push))
+            await scene.tell()
+        hides.hide("bob", "anna")
+        assert len(held) == 1
+        presence._push_in(*held[0])
+        assert await scene.told_states(anna) == [("bob", False)]
+
+
+async def test_nothing_is_shown_while_nobody_knows_who_hides(open_scene):
+    """The database cannot be read: the request fails, and watches nobody."""
+    async with open_scene() as scene:
+        hides = Hides(scene)
+        anna, _ = await scene.login("anna"), await scene.login("bob")
+
+        def fail():
+            raise StorageUnavailable("the disk is gone")
+
+        for command_id in (GET_PRESENCE, WATCH_PRESENCE):
+            hides.during = fail
+            answer = await anna.call(command_id, user_ids=["bob"])
+            assert (answer["code"], answer.keys() & {"presence"}) == (503, set())
+        assert len(scene.watches) == 0

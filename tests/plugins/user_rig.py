@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import apsw
 import attrs
 import helpers
 import jwt
@@ -15,7 +16,7 @@ import pytest
 import trio
 
 from imserver.caller import Caller
-from imserver.config import Config
+from imserver.config import Config, Server
 from imserver.identity import Credentials, Identity
 from imserver.plugin import Plugin, command, offline_database
 from imserver_plugins.user import UserPlugin, admin, background, store
@@ -116,8 +117,12 @@ class Door:
 
     def sql(self, sql: str, *params: Any) -> list[tuple[Any, ...]]:
         """Look into the database, or change it, from outside."""
-        with offline_database(self.config) as connection, connection:
+        connection = apsw.Connection(str(self.config.server.data_dir / "imserver.db"))
+        try:
+            connection.set_busy_timeout(10_000)
             return list(connection.execute(sql, params))
+        finally:
+            connection.close()
 
     def leaves_nothing(self) -> bool:
         """No entry that only a connection's end would take away."""
@@ -137,6 +142,8 @@ async def opened(
         return attrs.evolve(config, auth=settings)
 
     with pytest.MonkeyPatch.context() as patch:
+        with offline_database(Config(server=Server(data_dir=folder))):
+            pass  # the tables of all plugins, for the command line: it does not make them under a running server
         patch.setattr(helpers, "Base", Messages)  # its LOGIN knows no passwords
         patch.setattr(helpers, "Config", configured)
         async with helpers.running(folder, plugin, limits=limits) as rig:

