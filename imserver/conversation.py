@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from imserver.journal import Batch
+from imserver.batch import Batch
 from imserver.protocol.body import decode_msgpack
 from imserver.protocol.message import Message
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec.structs import astuple
 
+from imserver.batch import DURABLE, Batch, Write, bytes_of
 from imserver.conversation import (
     DIRECT,
     GROUP,
@@ -35,7 +36,6 @@ from imserver.conversation import (
     write_state,
 )
 from imserver.errors import Conflict, NotLoaded, PermissionDenied
-from imserver.journal import DURABLE, Batch, Write, bytes_of
 from imserver.log import get_logger
 from imserver.membership import Membership
 from imserver.message_changes import MessageChanges

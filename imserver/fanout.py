@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from imserver.journal import Held
+from imserver.batch import Held
 from imserver.protocol.body import encode_frame
 
 if TYPE_CHECKING:

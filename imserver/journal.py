@@ -17,24 +17,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from imserver.batch import DURABLE, FAILED, OPEN, Batch, Held, Write, bytes_of, write_result
+from imserver.batch import DURABLE, FAILED, Batch
 from imserver.errors import InternalError, StorageError, StorageUnavailable
 from imserver.log import get_logger
-
-__all__ = [
-    "DURABLE",
-    "FAILED",
-    "OPEN",
-    "Batch",
-    "Held",
-    "InternalStorageFault",
-    "Journal",
-    "Member",
-    "Store",
-    "Write",
-    "bytes_of",
-    "write_result",
-]
 
 #: An open batch over one of these makes the shards stop reading until the disk has caught up.
 MAX_BATCH_ROWS = 20_000

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
+from imserver.batch import DURABLE
 from imserver.conversation import Conversation, OpenMessage, State, write_state
 from imserver.errors import Conflict, NotFound, NotLoaded, TooLarge
-from imserver.journal import DURABLE
 from imserver.protocol.body import encode_content
 from imserver.protocol.message import Message
 from imserver.storage import changes

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from imserver.journal import Batch, Held, Journal, Write
+from imserver.batch import Batch, Held, Write
+from imserver.journal import Journal
 
 if TYPE_CHECKING:
     from imserver.conversations import Conversations

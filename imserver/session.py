@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import secrets
 import socket
 from collections import deque
@@ -12,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from imserver.caller import Caller
 from imserver.errors import FAULTS
 from imserver.identity import Credentials
+from imserver.outbox import Outbox, State
 from imserver.protocol.body import encode_frame
 from imserver.protocol.frame import FORM, GZIP, TEXT, Frame, FrameDecoder, command_of
 from imserver.reactor import BROKEN, READ, WRITE
 from imserver.tls import TlsSocket
 
 if TYPE_CHECKING:
-    from imserver.journal import Batch
+    from imserver.batch import Batch
     from imserver.shard import Shard
 
 GOAWAY = 2
@@ -38,37 +37,21 @@ SILENT_HEARTBEATS = 3
 _TURN_S = 0.005
 #: Pushes that wait while a login is being carried out.
 _GATED_MAX = 10_000
-#: What one write takes from a longer outbox.
-_WRITE_BYTES = 256 * 1024
-
-
-class State(enum.Enum):
-    """A session goes down this list and never back."""
-
-    OPEN = 0  # frames are carried out
-    CLOSING = 1  # GOAWAY is queued: what comes in is dropped, what is queued goes out
-    CLOSED = 2
 
 
 #: Swallows a push before it is sent: (command, body) -> True if it was taken.
 Interceptor = Callable[[int, Any], bool]
 
 
-class Session(Caller):
+class Session(Outbox):
     """One connection and, after login, one user's device. See `Caller` for what plugins may read."""
 
     __slots__ = (
-        "_drain_waiters",
         "_interceptor",
         "_is_secure",
         "_is_settled",
         "_is_settling",
-        "_read_paused",
-        "_socket",
-        "_tls",
         "_turn_ends",
-        "_unsent",
-        "_wants_write",
         "backlog",
         "bulk",
         "closing_notice",
@@ -77,26 +60,19 @@ class Session(Caller):
         "gate",
         "heard_at",
         "in_flight",
-        "is_dirty",
         "is_plain",
         "is_waiting_for_load",
         "linger_until",
         "opened_at",
-        "out",
-        "out_bytes",
-        "state",
         "tasks",
     )
 
     is_live = True
 
     def __init__(self, shard: Shard, sock: socket.socket | TlsSocket, address: str) -> None:
-        super().__init__(shard, address)
-        self._socket = sock
-        self._tls = sock if isinstance(sock, TlsSocket) else None
+        super().__init__(shard, sock, address)
         self._is_secure = self._tls is not None and self._tls.handshake_done
         self.opened_at = self.heard_at = shard.now
-        self.state = State.OPEN
         self.decoder = FrameDecoder(min(MAX_FRAME_BEFORE_LOGIN_BYTES, shard.limits.max_frame_bytes))
 
         #: Encoding of pushes: the first frame's; gzip if login asked for it. None: no frame yet.
@@ -113,13 +89,6 @@ class Session(Caller):
         self._turn_ends = 0.0
         self.is_waiting_for_load = False
 
-        #: What goes out next; frames that wait for a commit are not here but in the journal's batches.
-        self.out: deque[bytes] = deque()
-        self.out_bytes = 0
-        #: Bytes on their way, which the kernel did not take yet: whole frames but for what is cut off at the front.
-        self._unsent = b""
-        self._drain_waiters: list[trio.Event] = []
-        self.is_dirty = False  # in the shard's list of outboxes to write
         #: Nothing special about sending to it: open, no gate, no interceptor.
         self.is_plain = True
         #: Pushes wait here until the login's answer is out. None: they do not wait.
@@ -129,8 +98,6 @@ class Session(Caller):
         self.linger_until: float | None = None
         #: Of a closing connection: the answers that waited for the disk are out; somebody waits for that.
         self._is_settled = self._is_settling = False
-        self._wants_write = False
-        self._read_paused = False
         shard.reactor.add(sock.fileno(), self, READ)
         shard.wheel.schedule(self, shard.now + shard.limits.login_timeout_s)
 
@@ -256,20 +223,6 @@ class Session(Caller):
 
     # ------------------------------------------------------------ writing
 
-    def send(self, frame: bytes) -> None:
-        """Queue a frame for the end of the tick, ahead of whatever waits for the disk."""
-        if self.state is State.CLOSED:
-            return
-        self.out.append(frame)
-        self.out_bytes += len(frame)
-        self._mark_dirty()
-
-    def _mark_dirty(self) -> None:
-        """The outbox is looked at when the tick ends."""
-        if not self.is_dirty:
-            self.is_dirty = True
-            self.shard.dirty.append(self)
-
     def deliver_released(self, frame: bytes, what: object) -> None:
         """Send a frame whose time has come, to a session that is not plain.
 
@@ -309,99 +262,6 @@ class Session(Caller):
         self._set_plain()
         for frame in gate or ():
             self.send(frame)
-
-    def flush(self) -> None:
-        """Write what the kernel takes; the rest waits for its word, under the outbox's bound."""
-        self.is_dirty = False
-        if not self._wants_write:
-            self._write()
-        if self.queued_bytes > self.shard.limits.outbox_bytes and self.state is State.OPEN:
-            self._give_up_slow_consumer()
-
-    @property
-    def has_output(self) -> bool:
-        """Something waits to be written."""
-        return bool(self.out or self._unsent)
-
-    @property
-    def queued_bytes(self) -> int:
-        """How much waits to be written."""
-        return self.out_bytes + len(self._unsent)
-
-    def _write(self) -> None:
-        data = self._unsent or self._next_bytes()
-        if data:
-            try:
-                sent = self._socket.send(data)
-            except BlockingIOError:
-                sent = 0
-            except OSError:
-                self.lose()
-                return
-            self._unsent = data[sent:] if sent < len(data) else b""
-        wants_write = bool(self._unsent or self.out)
-        if self._tls is not None:
-            # Before the handshake is done nothing can be sent, however writable the socket is.
-            wants_write = not self._tls.flush() or (wants_write and self._tls.handshake_done)
-        if self._wants_write != wants_write:
-            self._wants_write = wants_write
-            self._watch()
-        if not (wants_write or self.has_output):
-            self._on_drained()
-
-    def _next_bytes(self) -> bytes:
-        """The outbox for one send, or a bounded part of a long one, so that no write copies all of it."""
-        out = self.out
-        if self.out_bytes <= _WRITE_BYTES:
-            data = out[0] if len(out) == 1 else b"".join(out)
-            out.clear()
-            self.out_bytes = 0
-            return data
-        return b"".join(self._next_frames())
-
-    def _next_frames(self) -> list[bytes]:
-        """Frames for one send."""
-        out = self.out
-        frames: list[bytes] = []
-        size = 0
-        while out and (not size or size + len(out[0]) <= _WRITE_BYTES):
-            frame = out.popleft()
-            size += len(frame)
-            frames.append(frame)
-        self.out_bytes -= size
-        return frames
-
-    def _on_drained(self) -> None:
-        for event in self._drain_waiters:
-            event.set()
-        self._drain_waiters.clear()
-        if self.state is State.CLOSING:
-            self._finish_closing()
-
-    @property
-    def is_backed_up(self) -> bool:
-        """Much waits to be read by the peer: who can wait, should (`wait_room`)."""
-        return self.queued_bytes > self.shard.limits.outbox_bytes // 4
-
-    async def wait_room(self) -> None:
-        """Wait while the peer has much to read: a client's own answers must not make it a slow consumer."""
-        while self.is_backed_up and self.state is State.OPEN:
-            await self.wait_drained()
-
-    async def wait_drained(self) -> None:
-        """Wait until the outbox is empty, or the session gone."""
-        while self.has_output and self.state is State.OPEN:
-            event = trio.Event()
-            self._drain_waiters.append(event)
-            self.shard.end_of_turn()
-            await event.wait()
-
-    def _give_up_slow_consumer(self) -> None:
-        self.shard.log.info("slow_consumer", user=self.user_id, session=self.session_id, bytes=self.queued_bytes)
-        # What has begun to go out goes out, since a frame may be cut in it; the others will be found by SYNC.
-        self.out.clear()
-        self.out_bytes = 0
-        self.go_away("slow_consumer", "this client reads too slowly; reconnect and SYNC")
 
     # ------------------------------------------------------------ the end
 
@@ -583,9 +443,3 @@ class Session(Caller):
 
     def _set_plain(self) -> None:
         self.is_plain = self.state is State.OPEN and self.gate is None and self._interceptor is None
-
-    def _watch(self) -> None:
-        if self.state is State.CLOSED:
-            return
-        events = 0 if self._read_paused else READ
-        self.shard.reactor.change(self._socket.fileno(), events | WRITE if self._wants_write else events)

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from imserver.batch import DURABLE, OPEN, Batch, Held, Write, bytes_of
 from imserver.errors import FAULTS, StorageUnavailable
 from imserver.fanout import MIN_USERS, Spread, gather
-from imserver.journal import DURABLE, OPEN, Batch, Held, Journal, Write, bytes_of
+from imserver.journal import Journal
 from imserver.log import get_logger
 from imserver.protocol.body import encode_frame
 from imserver.protocol.frame import FORM
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from imserver.conversations import Conversations
     from imserver.directory import Directory
     from imserver.figures import Figures
+    from imserver.outbox import Outbox
     from imserver.plugin_loader import Registry
     from imserver.storage.database import Database
     from imserver.storage.stores import Stores
@@ -111,7 +113,7 @@ class Shard:
         self.read_view = memoryview(self.read_buffer)
         self.sessions: set[Session] = set()
         #: Outboxes that got something in this tick.
-        self.dirty: list[Session] = []
+        self.dirty: list[Outbox] = []
         #: Outboxes that got something by a push to very many: a slice of them is written in each tick.
         self.spread = Spread()
         #: Batches that hold, or may come to hold, frames of this shard; oldest first.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 
 from imserver.errors import InvalidBody
+from imserver.outbox import State
 from imserver.protocol.body import encode_frame, rid_of
 from imserver.protocol.frame import FORM, GZIP, HEADER_BYTES, JSON, TEXT, command_of, flags_of
 from imserver.protocol.websocket import (
@@ -27,7 +28,7 @@ from imserver.protocol.websocket import (
 )
 from imserver.protocol.websocket import TEXT as TEXT_MESSAGE
 from imserver.router import ERROR
-from imserver.session import Session, State
+from imserver.session import Session
 
 if TYPE_CHECKING:
     from imserver.shard import Shard

@@ -16,6 +16,7 @@ import msgspec
 import trio
 from wire import HEADER, decode, encode
 
+from imserver.batch import DURABLE
 from imserver.cache import Cache
 from imserver.commands import CommandTable, commands_of, listeners_of
 from imserver.config import Config, Limits, Server
@@ -24,7 +25,7 @@ from imserver.conversation import Draft
 from imserver.conversations import Conversations
 from imserver.directory import Directory
 from imserver.errors import NotLoaded, StorageUnavailable
-from imserver.journal import DURABLE, Journal
+from imserver.journal import Journal
 from imserver.plugin import ANYONE, Plugin, command
 from imserver.plugin_loader import Registry
 from imserver.session import Session

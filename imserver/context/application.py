@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
+from imserver.batch import FAILED, OPEN, Batch
 from imserver.config import as_plain
 from imserver.context.conversations import ConversationsApi
 from imserver.context.database import PluginDatabase
 from imserver.context.messages import MessagesApi
 from imserver.context.periodic import repeat
 from imserver.errors import InternalError, StorageUnavailable
-from imserver.journal import FAILED, OPEN, Batch
 
 if TYPE_CHECKING:
     import random

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from imserver.batch import write_result
 from imserver.context.api import Api
 from imserver.context.database import Pending
 from imserver.context.settled import read_settled
 from imserver.errors import InternalError, NotLoaded, Unavailable
-from imserver.journal import write_result
 from imserver.storage.deliveries import confirm_statements
 
 if TYPE_CHECKING:

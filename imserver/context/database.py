@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
-from imserver.journal import Write, write_result
+from imserver.batch import Write, write_result
 
 if TYPE_CHECKING:
     from imserver.context.application import AppContext

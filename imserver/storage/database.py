@@ -22,9 +22,9 @@ from typing import Any, TypeVar, cast
 import apsw
 import trio
 
+from imserver.batch import Batch, Write
 from imserver.conversation import MESSAGE_COLUMN_NAMES, MESSAGE_COLUMNS
 from imserver.errors import ConstraintViolated, StartError, StorageError, StorageUnavailable
-from imserver.journal import Batch, Write
 from imserver.log import get_logger
 from imserver.storage.migrations import APPLICATION_ID, CORE, DONE, migrate, missing
 from imserver.storage.turns import Turns

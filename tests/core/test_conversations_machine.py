@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from imserver import conversations as module
+from imserver.batch import Write
 from imserver.clock import SystemClock
 from imserver.conversation import KEY_LIFE_MS, Draft, State, proof_of, write_state
 from imserver.conversations import Conversations
 from imserver.errors import Conflict, NotFound, NotLoaded, PermissionDenied, StorageUnavailable
-from imserver.journal import Write
 from imserver.message_changes import _size
 from imserver.protocol.body import encode_msgpack
 from imserver.section import Section

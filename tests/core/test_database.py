@@ -7,8 +7,8 @@ import pytest
 import trio
 from helpers import InlineReads, now
 
+from imserver.batch import Batch, Write
 from imserver.errors import ConstraintViolated, StartError, StorageError, StorageUnavailable
-from imserver.journal import Batch, Write
 from imserver.storage.conversations import ConversationStore
 from imserver.storage.cursors import cursor_statements
 from imserver.storage.database import Database, offline

@@ -5,7 +5,8 @@ import threading
 import structlog
 from helpers import ManualJournal, ManualShard
 
-from imserver.journal import MAX_BATCH_BYTES, Journal, Write, bytes_of
+from imserver.batch import Write, bytes_of
+from imserver.journal import MAX_BATCH_BYTES, Journal
 from imserver.watch import CommitWatch
 
 BIG = b"x" * (1 << 20)

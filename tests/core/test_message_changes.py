@@ -6,9 +6,9 @@ import pytest
 from helpers import SAY, running
 
 from imserver import message_changes
+from imserver.batch import Write
 from imserver.conversation import Draft
 from imserver.errors import Conflict, NotFound, NotLoaded, PermissionDenied, TooLarge
-from imserver.journal import Write
 from imserver.plugin import Plugin
 from imserver.storage.cursors import cursor_statements
 

@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from wire import HEADER, encode
 
+from imserver.outbox import State
 from imserver.plugin import Plugin, command
-from imserver.session import LINGER_S, SILENT_HEARTBEATS, State
+from imserver.session import LINGER_S, SILENT_HEARTBEATS
 
 HEARTBEAT, GOAWAY, ERROR = 1, 2, 3
 

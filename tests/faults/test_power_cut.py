@@ -15,10 +15,10 @@ import apsw
 import pytest
 from helpers import FakeClock, ManualJournal, ManualShard
 
+from imserver.batch import Write
 from imserver.conversation import Draft
 from imserver.conversations import Conversations
 from imserver.errors import StartError, StorageUnavailable
-from imserver.journal import Write
 from imserver.snowflake import Snowflakes
 from imserver.storage.conversations import ConversationStore
 from imserver.storage.database import Database

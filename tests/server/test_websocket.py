@@ -42,8 +42,8 @@ from wire import (
     encode,
 )
 
+from imserver.outbox import State
 from imserver.plugin import Plugin, command
-from imserver.session import State
 from imserver.websocket_session import WebSocketSession
 
 NORMAL = b"\x03\xe8"
