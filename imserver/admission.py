@@ -106,7 +106,9 @@ class Admission(Hooks):
         Raises:
             ImError: why not.
         """
-        self.count_request(caller)
+        self.requests += 1
+        if self._interval_s:
+            self._take(caller)
         endpoint = self._endpoints.get(command_id)
         if endpoint is None:
             raise unknown(command_id)
@@ -133,13 +135,15 @@ class Admission(Hooks):
             RateLimited: it is one too many.
         """
         self.requests += 1
-        interval_s = self._interval_s
-        if interval_s:
-            now = self._shard.now
-            rate = caller.rate
-            if rate > now + self._burst_s:
-                raise over_rate(rate - now - self._burst_s)
-            caller.rate = (rate if rate > now else now) + interval_s
+        if self._interval_s:
+            self._take(caller)
+
+    def _take(self, caller: Caller) -> None:
+        now = self._shard.now
+        rate = caller.rate
+        if rate > now + self._burst_s:
+            raise over_rate(rate - now - self._burst_s)
+        caller.rate = (rate if rate > now else now) + self._interval_s
 
     def _take_of_command(self, caller: Caller, endpoint: Endpoint) -> None:
         now = self._shard.now

@@ -79,7 +79,8 @@ class Journal:
         self._monotonic = monotonic
         self._shards: list[Member] = []
         self._numbers = 0
-        self._open = Batch(0, 0)
+        #: The open batch, written to or not. Hold the lock.
+        self.current = Batch(0, 0)
         self._is_dirty = False  # the open batch has something in it, and the shards know
         self._is_submitted = False  # a tick has ended since
         self._is_idle = True  # the writer waits for its signal
@@ -107,7 +108,7 @@ class Journal:
     def start(self, shards: Sequence[Member]) -> None:
         """Start the writer's thread; `shards` are those that get frames released, by their index."""
         self._shards = list(shards)
-        self._open = self._new_batch()
+        self.current = self._new_batch()
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._thread.start()
 
@@ -151,11 +152,6 @@ class Journal:
         return self._is_dirty
 
     @property
-    def current(self) -> Batch:
-        """The open batch, written to or not. Hold the lock."""
-        return self._open
-
-    @property
     def is_full(self) -> bool:
         """The open batch is at its bound: read nothing more until the writer has taken it.
 
@@ -163,7 +159,7 @@ class Journal:
         grown to twice the bound has done so there.
         """
         in_flight = self._in_flight
-        return _is_over(self._open) or (in_flight is not None and _is_over(in_flight, times=2))
+        return _is_over(self.current) or (in_flight is not None and _is_over(in_flight, times=2))
 
     # ------------------------------------------------------------ from the shards
 
@@ -172,8 +168,8 @@ class Journal:
         if not self._is_dirty:
             self._is_dirty = True
             for shard in self._shards:
-                shard.waiting.append(self._open)
-        return self._open
+                shard.waiting.append(self.current)
+        return self.current
 
     def submit(self) -> None:
         """A tick has ended: what is open may be committed as soon as the writer is free."""
@@ -200,8 +196,8 @@ class Journal:
                 if not (self._is_dirty and self._is_submitted):
                     return None
                 self._is_idle = False
-            batch = self._open
-            self._open = self._new_batch()
+            batch = self.current
+            self.current = self._new_batch()
             self._is_dirty = self._is_submitted = False
             self._in_flight = batch
             return batch
@@ -250,8 +246,8 @@ class Journal:
             failed = [batch]
             if self._is_dirty:
                 # It was made from memory that the failed one had changed, so it cannot stand either.
-                failed.append(self._open)
-                self._open = self._new_batch()
+                failed.append(self.current)
+                self.current = self._new_batch()
                 self._is_dirty = self._is_submitted = False
             self._on_failed(failed)
             for lost in failed:

@@ -25,13 +25,8 @@ class Section:
         "_hand_on",
         "_has_lock",
         "_journal",
-        "_message_bytes",
-        "_messages",
-        "_params",
-        "_rows",
         "_shard_index",
-        "_undo",
-        "_writes",
+        "_stood",
         "in_handler",
         "pushes",
     )
@@ -53,8 +48,9 @@ class Section:
         #: Its pushes: handed on when it has returned, dropped if it raises.
         self.pushes: list[Held] = []
         self._depth = 0
-        # Where the batch stood when the handler first wrote.
-        self._undo = self._rows = self._writes = self._messages = self._params = self._message_bytes = 0
+        #: Where the batch stood when the handler first wrote: lengths of `undo`, `message_params`, `writes` and `messages`,
+        #: the rows and the bytes.
+        self._stood = (0, 0, 0, 0, 0, 0)
 
     def begin(self) -> None:
         """A `def` handler begins."""
@@ -68,12 +64,10 @@ class Section:
         self._journal.lock.acquire()
         self._has_lock = True
         batch = self._journal.current
-        self._undo = len(batch.undo)
-        self._rows = batch.rows
-        self._params = len(batch.message_params)
-        self._message_bytes = batch.message_bytes
-        self._writes = len(batch.writes)
-        self._messages = len(batch.messages[self._shard_index])
+        self._stood = (
+            len(batch.undo), len(batch.message_params), len(batch.writes), len(batch.messages[self._shard_index]),
+            batch.rows, batch.message_bytes,
+        )  # fmt: skip
 
     def hold(self) -> None:
         """Nobody else writes until the handler has returned. Only while one runs."""
@@ -100,8 +94,11 @@ class Section:
         if not self._has_lock:
             return None
         batch = self._journal.current
-        writes = batch.writes[self._writes :] or None
-        if writes is not None and len(batch.undo) > self._undo:
+        undo, _, writes_before, _, _, _ = self._stood
+        if len(batch.writes) == writes_before:
+            return None
+        writes = batch.writes[writes_before:]
+        if len(batch.undo) > undo:
             for write in writes:
                 write.is_bound = True
         return writes
@@ -129,8 +126,9 @@ class Section:
         self._journal.lock.release()
 
     def _take_back(self, batch: Batch) -> None:
-        self._conversations.take_back(batch, self._undo, self._params)
-        batch.rows = self._rows
-        batch.message_bytes = self._message_bytes
-        del batch.writes[self._writes :]
-        del batch.messages[self._shard_index][self._messages :]
+        undo, params, writes, messages, rows, message_bytes = self._stood
+        self._conversations.take_back(batch, undo, params)
+        batch.rows = rows
+        batch.message_bytes = message_bytes
+        del batch.writes[writes:]
+        del batch.messages[self._shard_index][messages:]

@@ -106,7 +106,7 @@ class ManualJournal(Journal):
 
     def start(self, shards):
         self._shards = list(shards)
-        self._open = self._new_batch()
+        self.current = self._new_batch()
 
     def take(self):
         """The open batch, if there is anything in it: it is in flight from now on."""

@@ -4,7 +4,7 @@ One writer connection, used by the journal's thread alone, which is also the onl
 that write or checkpoint at once met a corruption bug in SQLite before 3.51.3). A few read-only connections serve
 `read_transaction`, each in a worker thread.
 
-The hot path is one statement per commit: a driver drops the GIL at every step of a statement, and a thread that wants it
+The hot path is few statements per commit: a driver drops the GIL at every step of a statement, and a thread that wants it
 back beside a busy one may wait for the interpreter's switch interval each time.
 """
 
@@ -35,7 +35,11 @@ T = TypeVar("T")
 
 READERS = 4
 _BUSY_TIMEOUT_MS = 2000  # how long a commit waits for another process's lock before it fails with 503
-_MAX_ROWS_PER_STATEMENT = 32_766 // MESSAGE_COLUMNS  # SQLite's bound on the values in one statement
+
+# To prepare an INSERT of many rows costs half as much as to carry it out, and hardly two batches have as many rows. So a
+# long batch goes in pieces of sizes that recur, whose statements APSW keeps (up to 16 KiB of text); a short one in one.
+_SHORT_ROWS = 127
+_PIECES = (512, 256, 128, 64)
 
 # Checkpoints, in WAL pages of 4 KiB: in an idle moment soon, under load before one gets long (some milliseconds).
 _CHECKPOINT_IDLE_PAGES = 64
@@ -59,7 +63,17 @@ _BROKEN_UNIT = (
 )
 
 
-@lru_cache(maxsize=1024)
+def _pieces(rows: int) -> Iterator[int]:
+    """The sizes of the INSERTs of so many messages."""
+    for size in _PIECES:
+        while rows >= size:
+            yield size
+            rows -= size
+    if rows:
+        yield rows
+
+
+@lru_cache(maxsize=_SHORT_ROWS + len(_PIECES))
 def _insert_messages(rows: int) -> str:
     values = "(" + ",".join("?" * MESSAGE_COLUMNS) + ")"
     return f"INSERT INTO messages ({MESSAGE_COLUMN_NAMES}) VALUES " + ",".join([values] * rows)
@@ -126,7 +140,7 @@ class Database:
                 rows = len(batch.message_params) // MESSAGE_COLUMNS
                 if rows == 0:
                     return  # its handler took everything back
-                if rows <= _MAX_ROWS_PER_STATEMENT:
+                if rows <= _SHORT_ROWS:
                     self._writer.execute(_insert_messages(rows), batch.message_params)
                     return
             self._writer.execute("BEGIN IMMEDIATE")
@@ -148,10 +162,11 @@ class Database:
                 f"INSERT INTO members (conversation, user_id, joined_seq, read_seq, hidden_seq, changed) VALUES {values}",
                 [value for member in members for value in member],
             )
-        step = _MAX_ROWS_PER_STATEMENT * MESSAGE_COLUMNS
-        for start in range(0, len(batch.message_params), step):
-            params = batch.message_params[start : start + step]
-            execute(_insert_messages(len(params) // MESSAGE_COLUMNS), params)
+        start = 0
+        for rows in _pieces(len(batch.message_params) // MESSAGE_COLUMNS):
+            end = start + rows * MESSAGE_COLUMNS
+            execute(_insert_messages(rows), batch.message_params[start:end])
+            start = end
         for write in batch.writes:
             self._write_unit(write)
         if batch.cursors:
@@ -278,6 +293,8 @@ def _open_writer(path: Path, vfs: str | None, synchronous: str) -> apsw.Connecti
         connection.execute("PRAGMA wal_autocheckpoint = 0")
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA cache_size = -65536")  # 64 MiB
+        # Inside of a transaction each INSERT notes the pages that it changes, to undo it alone. Not in a file, page by page.
+        connection.execute("PRAGMA temp_store = MEMORY")
         return connection
 
 

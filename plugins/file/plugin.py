@@ -156,7 +156,8 @@ class FilePlugin(Plugin):
     def after_commit(self, ctx: AppContext, messages: Sequence[Any]) -> None:
         """Files of these messages (`Message` each) are held by a conversation more."""
         for message in messages:
-            forget_holders(ctx, message.type, message.body)
+            if message.type in MAY_NAME:
+                forget_holders(ctx, message.type, message.body)
 
     @on_event("message.recalled")
     def message_recalled(self, ctx: AppContext, *, conversation_id: str, seq: int, type: str, **_: Any) -> None:

@@ -44,7 +44,7 @@ class FriendPlugin(Plugin):
 
     def before_send(self, ctx: Context, draft: Draft) -> None:
         """Refuse a message to somebody who blocks its sender or, where only friends write, to a stranger."""
-        self.gate.check(ctx, draft)
+        (self._gate or self.gate).check(ctx, draft)
 
     async def hidden_from(self, ctx: AppContext, reader: str, user_ids: Sequence[str]) -> list[str]:
         """Who blocks `reader` hides from that user."""

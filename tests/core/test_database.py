@@ -201,7 +201,21 @@ def test_a_message_that_cannot_be_stored_leaves_nothing(open_database):
     assert database.read_now("SELECT count(*) FROM messages") == [(1,)]
 
 
-@pytest.mark.parametrize("count", [1, 2999, 3000, 3001, 7000])
+def test_a_long_batch_whose_last_message_cannot_be_stored_leaves_nothing(open_database):
+    """It goes in pieces, but is stored as a whole or not at all."""
+    database = open_database()
+    batch = Batch(1, 1)
+    for seq in [*range(1, 1000), 1]:
+        batch.message_params += (seq, 1, seq, seq, None, "ann", f"k{seq}", "text", b"\xa1x", None, None)
+    with pytest.raises(StorageUnavailable):
+        database.commit(batch)
+    assert database.read_now("SELECT count(*) FROM messages") == [(0,)]
+    batch.message_params = batch.message_params[: -len(batch.message_params) // 1000]
+    database.commit(batch)
+    assert database.read_now("SELECT count(*) FROM messages") == [(999,)]
+
+
+@pytest.mark.parametrize("count", [1, 63, 64, 127, 128, 129, 1000, 7000])
 @pytest.mark.parametrize("is_mixed", [False, True])
 def test_batches_of_any_size(open_database, count, is_mixed):
     """SQLite bounds the values of a statement; a commit does not show where it was cut."""
