@@ -302,6 +302,7 @@ class Conversations:
         write.is_bound = True
         batch.writes.append(write)
         batch.rows += 1
+        batch.held_bytes += bytes_of(write.statements)
         return remembered_changed(proof, seq, snowflake)
 
     def find_duplicate(

@@ -18,7 +18,13 @@ def raise_descriptors(max_connections: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < allowed:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        except (OSError, ValueError) as exc:  # the kernel's own bound may be lower than the hard limit
+            get_logger("server").warning(
+                "few_descriptors", open_files=soft, max_connections=max_connections, reason=str(exc)
+            )
+            return
     if allowed < wanted:
         log = get_logger("server")
         say = log.warning if allowed < _FEW else log.info

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 #: What a plugin's code may raise without harm to others: all but what belongs to Trio (`trio.Cancelled`). A `sys.exit()`
 #: somewhere in a library must not end the server.
-FAULTS = (Exception, SystemExit, KeyboardInterrupt)
+FAULTS = (Exception, SystemExit, KeyboardInterrupt, BaseExceptionGroup)
 
 
 class ImserverError(Exception):

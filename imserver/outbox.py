@@ -149,12 +149,12 @@ class Outbox(Caller, ABC):
 
     async def wait_room(self) -> None:
         """Wait while the peer has much to read: a client's own answers must not make it a slow consumer."""
-        while self.is_backed_up and self.state is State.OPEN:
+        while self.is_backed_up and self.state is not State.CLOSED:
             await self.wait_drained()
 
     async def wait_drained(self) -> None:
         """Wait until the outbox is empty, or the session gone."""
-        while self.has_output and self.state is State.OPEN:
+        while self.has_output and self.state is not State.CLOSED:
             event = trio.Event()
             self._drain_waiters.append(event)
             self.shard.end_of_turn()

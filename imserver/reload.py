@@ -23,7 +23,7 @@ from imserver.commands import Command, CommandTable, Route, commands_of, routes_
 from imserver.connection import add_connection_commands
 from imserver.context.application import Activity, AppContext
 from imserver.context.database import Pending
-from imserver.errors import ImserverError, PluginError
+from imserver.errors import FAULTS, ImserverError, PluginError
 from imserver.log import get_logger
 from imserver.plugin_loader import Modules, Registry, find_source, load_again
 from imserver.storage.migrations import DONE, NOTE, missing
@@ -105,7 +105,7 @@ class Reloader:
             except ReloadError as exc:
                 self._log.error("plugin_reload_failed", plugin=name[:64], reason=str(exc), advice="the old one goes on")
                 raise
-            except Exception as exc:  # ours, or odd code of a plugin: nothing that the server should end for
+            except FAULTS as exc:  # ours, or odd code of a plugin: nothing that the server should end for
                 self._log.exception("plugin_reload_fault", plugin=name[:64])
                 raise ReloadError(f"plugin {name[:64]} was not reloaded: {exc!r}; the log has the details") from exc
 
@@ -205,7 +205,7 @@ class Reloader:
                 await plugin.on_start(app)
         except trio.TooSlowError as exc:
             raise ReloadError(f"plugin {plugin.name}: on_start took more than {START_S:g} s") from exc
-        except Exception as exc:
+        except FAULTS as exc:
             self._log.exception("plugin_start_fault", plugin=plugin.name)
             raise ReloadError(f"plugin {plugin.name} cannot start: {exc!r}") from exc
 
@@ -214,7 +214,7 @@ class Reloader:
         try:
             with trio.fail_after(STOP_S):
                 await plugin.on_stop(app)
-        except Exception:
+        except FAULTS:
             self._log.exception("plugin_stop_fault", plugin=plugin.name)
             return False
         return True

@@ -14,7 +14,7 @@ from imserver.errors import FAULTS, ImError, InvalidBody, NotLoaded, ProtocolErr
 from imserver.hooks import context_of_request
 from imserver.protocol.body import encode_msgpack, fields_of
 from imserver.protocol.frame import JSON
-from imserver.storage.turns import read_for
+from imserver.storage.turns import read_for, read_for_all
 
 if TYPE_CHECKING:
     from imserver.cache import Cache
@@ -180,6 +180,7 @@ class Requests(Admission):
             raise load.failure
 
     async def _run_load(self, wanted: NotLoaded, load: _Load) -> None:
+        read_for_all()  # whoever needs it waits for it, not for the turn of the one who has asked first
         try:
             with Deadline(_LOAD_S):
                 await wanted.loader()

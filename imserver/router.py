@@ -216,7 +216,8 @@ class Router(Requests):
 
     def resume_if_free(self, session: Session) -> None:
         """Carry out what a session has asked meanwhile, if nothing keeps it waiting any more."""
-        if session.backlog is not None and not session.is_waiting_for_load and not self._is_busy(session):
+        is_kept = session.is_waiting_for_load or session.is_out_of_turn
+        if session.backlog is not None and not is_kept and not self._is_busy(session):
             session.resume()
 
     # ------------------------------------------------------------ refusals

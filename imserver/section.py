@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from imserver.batch import Batch, Held, Write
+from imserver.batch import Batch, Held, Write, bytes_of
 from imserver.journal import Journal
 
 if TYPE_CHECKING:
@@ -130,5 +130,6 @@ class Section:
         self._conversations.take_back(batch, undo, params)
         batch.rows = rows
         batch.message_bytes = message_bytes
+        batch.held_bytes -= sum(bytes_of(write.statements) for write in batch.writes[writes:])
         del batch.writes[writes:]
         del batch.messages[self._shard_index][messages:]

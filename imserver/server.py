@@ -31,7 +31,7 @@ from imserver.conversations import Conversations
 from imserver.descriptors import raise_descriptors
 from imserver.directory import Directory
 from imserver.doors import HttpDoors, frames_door
-from imserver.errors import ConfigError, ImserverError, StartError
+from imserver.errors import FAULTS, ConfigError, ImserverError, StartError
 from imserver.figures import Figures
 from imserver.http.app import build_app
 from imserver.http.asgi import ASGIApp
@@ -367,7 +367,7 @@ class Server:
         for plugin in reversed(self.reloader.registry.plugins):
             try:
                 await plugin.on_stop(first.router.app_context(plugin.name))
-            except Exception:
+            except FAULTS:
                 self._log.exception("plugin_stop_fault", plugin=plugin.name)
         first.fold_cursors()
         with trio.move_on_after(LINGER_S):

@@ -60,6 +60,7 @@ class Session(Outbox):
         "gate",
         "heard_at",
         "in_flight",
+        "is_out_of_turn",
         "is_plain",
         "is_waiting_for_load",
         "linger_until",
@@ -88,6 +89,8 @@ class Session(Outbox):
         #: Until when frames of this session are carried out at a stretch (monotonic seconds).
         self._turn_ends = 0.0
         self.is_waiting_for_load = False
+        #: In the shard's list of those that wait for a tick of their own.
+        self.is_out_of_turn = False
 
         #: Nothing special about sending to it: open, no gate, no interceptor.
         self.is_plain = True
@@ -177,6 +180,7 @@ class Session(Outbox):
         """Go on in a later tick, behind what others have asked meanwhile."""
         if self.backlog is None and self.takes_frames:
             self.park()
+            self.is_out_of_turn = True
             self.shard.wait_turn(self)
 
     def _see_handshake(self, tls: TlsSocket) -> None:
@@ -391,7 +395,7 @@ class Session(Outbox):
             self.go_away("slow_consumer", "too many pushes wait for this client; reconnect and SYNC")
             return self.linger_until
         if self.user_id is None:
-            login_by = self.opened_at + limits.login_timeout_s
+            login_by = max(self.opened_at, self.shard.deaf_at) + limits.login_timeout_s
             if now < login_by:
                 return login_by
             self.go_away("idle", "no login in time; log in right after connecting", code=401)
@@ -409,7 +413,7 @@ class Session(Outbox):
 
     def _check_life(self, now: float) -> float | None:
         """Give up a peer that has been silent for too long; else when to look again."""
-        silent_until = self.heard_at + SILENT_HEARTBEATS * self.shard.heartbeat_s
+        silent_until = max(self.heard_at, self.shard.deaf_at) + SILENT_HEARTBEATS * self.shard.heartbeat_s
         if self.backlog is None and now >= silent_until:
             self.go_away("idle", "no frame for three heartbeats", code=408)
             return None

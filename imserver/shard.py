@@ -106,6 +106,8 @@ class Shard:
         self.log = get_logger("shard").bind(shard=index)
         #: Monotonic seconds at the begin of the tick.
         self.now = clock.monotonic()
+        #: When nothing was read last, because the journal was full: nobody is taken for silent by that time.
+        self.deaf_at = self.now
         self.reactor = Reactor(self._begin_tick, self._end_tick, lambda: journal.is_full, self._source_fault)
         self.wheel = Wheel(self.now)
         self.section = Section(journal, conversations, index, self._hand_on)
@@ -241,6 +243,8 @@ class Shard:
             now = monotonic()
             self.loop_watch.came(now, min(now - due_at, trio.current_time() - due_here), self.router.last)
             self.now = self.clock.monotonic()
+            if self.journal.is_full:
+                self.deaf_at = self.now
             self.wheel.advance(self.now)
             self.end_of_turn()
 
@@ -265,6 +269,7 @@ class Shard:
         if self._out_of_turn and not self.journal.is_full:
             # One a tick: between two of them come those who have asked little.
             session = self._out_of_turn.popleft()
+            session.is_out_of_turn = False
             self.router.resume_if_free(session)
             if self._out_of_turn:
                 self.reactor.wake()

@@ -228,6 +228,8 @@ class WebSocketSession(Session):
 
     def _check_life(self, now: float) -> float | None:
         """See `Session._check_life`: the server pings, and two pings without any answer are the end."""
+        if self.shard.deaf_at >= now:
+            return now + 0.1  # nothing is read just now, thus no answer either
         if now >= self._ping_at and self.backlog is None:
             if self._unanswered_pings >= UNANSWERED_PINGS:
                 self.go_away("idle", "two pings without an answer", code=408)

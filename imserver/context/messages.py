@@ -9,7 +9,7 @@ from imserver.context.api import Api
 from imserver.context.settled import read_settled
 from imserver.conversation import Draft
 from imserver.errors import ImError, NotLoaded
-from imserver.protocol.body import encode_content
+from imserver.protocol.body import decode_msgpack, encode_content
 from imserver.protocol.message import Message
 from imserver.send_hooks import BoundHooks
 from imserver.snowflake import sent_at_ms
@@ -47,7 +47,11 @@ class MessagesApi(Api):
         section = self._section
         section.enter()  # what a hook allows must still be so at the message's place in the order
         kind, content = draft.type, draft.body
-        encoded = None if type(content) is str else encode_content(content)  # a hook may change it in place
+        encoded = None
+        if type(content) is not str:
+            encoded = encode_content(content)
+            # Hooks may change it in place, and run again behind a load: what the sender has said stays as it is.
+            content = draft.body = decode_msgpack(encoded)
         try:
             try:
                 self._send_hooks.run(draft)
@@ -60,7 +64,8 @@ class MessagesApi(Api):
                     raise
                 return known
             said = None
-            if draft.body is not content or draft.type != kind or (encoded and encoded != encode_content(content)):
+            has_changed = draft.body != content if encoded is None else encode_content(draft.body) != encoded
+            if has_changed or draft.type != kind:
                 said = kind, encoded or encode_content(content)
             stored = self._append(conversation, draft, self._shard.index, said)
         finally:
@@ -200,6 +205,8 @@ class MessagesApi(Api):
             ImError: a hook refused it.
             NotLoaded: something is not in memory; let it pass.
         """
+        if type(draft.body) is not str:
+            draft.body = decode_msgpack(encode_content(draft.body))  # they may change it in place
         self._send_hooks.run(draft)
 
     def fleeting(self, draft: Draft) -> dict[str, Any]:

@@ -203,6 +203,8 @@ class HttpServer:
                     outcome = await self._serve_upgrade(self._upgrade, connection, head, here)
                 else:
                     outcome = await run_app(self._app, connection, head, self._peer(head, here), self._limits)
+                    if outcome is Outcome.GO_ON and connection.has_given_place:
+                        outcome = Outcome.END  # the request came at the very moment: it is the last one
         except HttpError as refusal:
             await connection.refuse(refusal)
             outcome = Outcome.END

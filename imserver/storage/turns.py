@@ -23,6 +23,11 @@ def read_for(caller: Caller) -> None:
     _asker.set(caller.user_id or caller.address)
 
 
+def read_for_all() -> None:
+    """What this task reads from now on is nobody's alone."""
+    _asker.set(None)
+
+
 class _Waiter:
     """Somebody in a queue."""
 

@@ -81,6 +81,8 @@ class Handlers(Plugin):
             raise SystemExit(SECRET)
         if how == "interrupt":
             raise KeyboardInterrupt
+        if how == "exits":
+            raise BaseExceptionGroup("of a child task", [SystemExit(SECRET)])
         raise RuntimeError(SECRET)
 
     @command(6005, request=Number, timeout_s=0.05)
@@ -277,7 +279,7 @@ async def test_errors_of_handlers(tmp_path, command_id):
         answer = await peer.call(command_id, how="storage")
         assert (answer["code"], answer["error"]) == (503, "unavailable")
         assert answer["retry_after_ms"] > 0
-        answers = [await peer.call(command_id, how=how) for how in ("bug", "bug", "exit", "interrupt")]
+        answers = [await peer.call(command_id, how=how) for how in ("bug", "exit", "interrupt", "exits")]
         assert {(answer["code"], answer["error"]) for answer in answers} == {(500, "internal")}
         assert len({answer["message"] for answer in answers}) == 4, "each fault has a trace id of its own"
         assert SECRET not in str(answers)
@@ -966,6 +968,40 @@ async def test_a_retry_says_what_the_sender_said_not_what_a_hook_made_of_it(tmp_
                 answer = await alice.call(SAY, to="bob", body=other, client_id="k")
                 assert (answer["code"], answer["error"]) == (409, "idempotency_conflict")
             assert rig.rows("SELECT count(*) FROM messages") == [(1,)]
+
+
+class StampsOnce(Plugin):
+    """Changes a body in place; done twice it is as done once."""
+
+    name = "stamps_once"
+
+    def before_send(self, ctx, draft):
+        draft.body["seen"] = True
+
+
+class Loads(Plugin):
+    """Has to load something before it lets a message pass."""
+
+    name = "loads"
+    is_loaded = False
+
+    def before_send(self, ctx, draft):
+        async def load():
+            self.is_loaded = True
+
+        if not self.is_loaded:
+            raise NotLoaded(load, "loads")
+
+
+async def test_a_hook_that_runs_again_does_not_change_what_was_said(tmp_path):
+    """Behind a load the handler runs again, and the hooks with it: a retry is compared by the client's own content."""
+    async with running(tmp_path, StampsOnce(), Loads()) as rig:
+        alice, bob = await rig.login("alice"), await rig.login("bob")
+        assert not (await alice.ok(SAY, to="bob", body={"text": "hi"}, client_id="k"))["duplicate"]
+        assert (await bob.push())[1]["body"] == {"text": "hi", "seen": True}
+        assert (await alice.ok(SAY, to="bob", body={"text": "hi"}, client_id="k"))["duplicate"]
+        answer = await alice.call(SAY, to="bob", body={"text": "hi", "seen": True}, client_id="k")
+        assert answer["error"] == "idempotency_conflict"
 
 
 async def test_equal_bodies_are_equal_whatever_the_order_of_their_keys(tmp_path):

@@ -297,6 +297,7 @@ FAILURES = {
     "exit": ("import sys; sys.exit(3)", "sys.exit"),
     "no plugin": ("x = 1", "no subclass of Plugin"),
     "on_start": (source("v2", on_start="raise RuntimeError('no dice today')"), "no dice today"),
+    "exit at the start": (source("v2", on_start="raise SystemExit('no dice ever')"), "no dice ever"),
     "migration": (source("v2", migrations=["CREATE TABLE dice_more (x) STRICT; nonsense;"]), "migrations did not run"),
     "changed migration": (source("v2").replace("version TEXT", "version BLOB"), "must never change"),
     "command": (source("v2").replace("6002", "2001"), "2001"),
