@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from imserver.conversation import idempotency_key, read_state, remembered_changed
 from imserver.conversations import LoadedConversation
+from imserver.protocol.body import decode_msgpack, encode_content
 from imserver.storage.cursors import folded
 from imserver.storage.rows import newest_of
 
@@ -99,7 +100,15 @@ class ConversationStore:
 
 def _key(sender: str, client_id: str, message_type: str, body: bytes, seq: int, snowflake: int, state: Any) -> Any:
     """What is remembered of a stored message under its `client_id`."""
-    key, value = idempotency_key(sender, client_id, message_type, body, seq, snowflake)
+    # Earlier versions stored a map's keys in the order in which they came.
+    content = encode_content(decode_msgpack(body)) if _is_collection(body) else body
+    key, value = idempotency_key(sender, client_id, message_type, content, seq, snowflake)
     if state is not None:
         value = remembered_changed(read_state(state).proof or 0, seq, snowflake)
     return key, value
+
+
+def _is_collection(body: bytes) -> bool:
+    """Whether a MessagePack value is a map or a list (fixmap, fixarray; array 16 to map 32)."""
+    first = body[0]
+    return 0x80 <= first <= 0x9F or 0xDC <= first <= 0xDF

@@ -72,8 +72,13 @@ class MessageStore:
                 query, conversation_id, number, low, high, limit, is_forward=is_forward, now_ms=self._clock.now_ms()
             )
             last_seq, _ = newest_of(query, number)
-            first = query("SELECT min(seq) FROM messages WHERE conversation = ? AND seq > ?", (number, first_visible))[0][0]
-            return History(messages, first or 0, last_seq if first else 0)
+            # No message: the row that stands for a gap behind a restore (`imserver.storage.restored`).
+            first = query(
+                "SELECT seq FROM messages WHERE conversation = ? AND seq > ? AND coalesce(silent, 0) <= 1 "
+                "ORDER BY seq LIMIT 1",
+                (number, first_visible),
+            )
+            return History(messages, first[0][0] if first else 0, last_seq if first else 0)
 
         return await self._database.read_transaction(read)
 

@@ -80,6 +80,11 @@ async def _step(ctx: AppContext) -> _Unit:
 def _prepare(read: index.Read) -> _Unit:
     """In the reader's thread: long texts keep nobody waiting."""
     unit = _Unit()
+    lost = index.lost(read)
+    if lost:
+        unit.statements += index.sweep_again(lost)
+        unit.is_cut = True
+        return unit
     limit = max(1, BATCH // 2)
     again = index.edited_rows(read, limit)
     if again:
@@ -91,7 +96,13 @@ def _prepare(read: index.Read) -> _Unit:
     gone = index.gone(read, GONE)
     if gone:
         unit.add(gone, index.forget(gone), GONE)
-    old = index.unswept(read, SWEPT)
-    if old:
-        unit.add(old, index.sweep(old), SWEPT)
+    if index.sweeps_texts(read):
+        limit = max(1, BATCH // 2)
+        old = index.unswept_texts(read, limit)
+        if old:
+            unit.add(old, index.sweep_texts(old), limit)
+    else:
+        old = index.unswept(read, SWEPT)
+        if old:
+            unit.add(old, index.sweep(old), SWEPT)
     return unit

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import trio
 from attrs import frozen
 
-from imserver.plugin import StorageError, TooLarge
+from imserver.plugin import ImError, StorageError, TooLarge
 from imserver_plugins.user import store
 from imserver_plugins.user.state import State, user_of
 from imserver_plugins.user.store.profiles import UserSeen
@@ -32,6 +32,8 @@ MAX_USERS = 500  # of one request; the wire protocol's bound on lists
 TICK_S = 0.25
 #: Pushes between which other tasks of the shard have their turn.
 _SLICE = 200
+#: Between two looks who hides, while nobody can say it.
+RETRY_S = 1.0
 
 
 # ---------------------------------------------------------------- commands
@@ -109,14 +111,47 @@ def _hidden(user_id: str) -> dict[str, Any]:
 # ---------------------------------------------------------------- who hides
 
 
-def hide(state: State, user_id: str, reader: str) -> None:
-    """A user hides from another one, whose watching connections see the user go, if they saw the user."""
+def hide(state: State, ctx: AppContext, user_id: str, reader: str) -> None:
+    """A user hides from another one, whose watching connections see the user go, if they saw the user.
+
+    At once, for it fails safe; then it is looked whether that is so still, as in `show`.
+    """
     _tell_at_once(state, user_id, state.watches.hide(user_id, reader), is_hidden=True)
+    show(state, ctx, user_id, reader)
 
 
-def show(state: State, user_id: str, reader: str) -> None:
-    """A user hides no more from another one, whose watching connections see the user come, if the user is there."""
-    _tell_at_once(state, user_id, state.watches.show(user_id, reader), is_hidden=False)
+def show(state: State, ctx: AppContext, user_id: str, reader: str) -> None:
+    """A user may hide no more from another one, whose watching connections see the user come, if the user is there.
+
+    That is told of by the shards of the user's devices, in any order: so it means no more than that there is something to
+    be looked at.
+    """
+    if state.watches.begin_look(user_id, reader):
+        ctx.start_soon(_look, state, ctx, user_id, reader)
+
+
+async def _look(state: State, ctx: AppContext, user_id: str, reader: str) -> None:
+    """Look who hides until nothing has changed meanwhile, and tell."""
+    news = None
+    while news is None and state.watches.looks_again(user_id, reader):
+        try:
+            is_hidden = await _hides(ctx, user_id, reader)
+        except BaseException:
+            state.watches.end_look(user_id, reader)  # the next change begins another
+            raise
+        news = state.watches.found(user_id, reader, is_hidden=is_hidden)
+        if news is not None:
+            _tell_at_once(state, user_id, news, is_hidden=is_hidden)
+
+
+async def _hides(ctx: AppContext, user_id: str, reader: str) -> bool:
+    while True:
+        try:
+            return user_id in await ctx.hidden_from(reader, [user_id])
+        except (StorageError, ImError) as exc:
+            # Until then the watchers believe what they did; who hid a moment ago was taken from them at once.
+            ctx.log.warning("presence_hidden_unknown", error=str(exc))
+            await trio.sleep(RETRY_S)
 
 
 def _tell_at_once(state: State, user_id: str, news: News, *, is_hidden: bool) -> None:

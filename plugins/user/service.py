@@ -146,12 +146,12 @@ class UserPlugin(Plugin):
     @on_event("user.hidden")
     def user_hidden(self, ctx: AppContext, *, user_id: str, reader: str) -> None:
         """From now on a user hides from another one, who sees the user go."""
-        presence.hide(self.state, user_id, reader)
+        presence.hide(self.state, ctx, user_id, reader)
 
     @on_event("user.shown")
     def user_shown(self, ctx: AppContext, *, user_id: str, reader: str) -> None:
         """A user hides no more from another one, who sees the user come."""
-        presence.show(self.state, user_id, reader)
+        presence.show(self.state, ctx, user_id, reader)
 
     @route("GET", "/v1/admin/users", allow=role("admin"), name="LIST_USERS")
     async def admin_list_users(self, ctx: Context, request: Request) -> dict[str, Any]:

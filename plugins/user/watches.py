@@ -74,6 +74,8 @@ class Watches:
         self._by_session: dict[Caller, set[str]] = {}
         #: Those with a `look_at`.
         self._stirred: set[str] = set()
+        #: (user, reader) whose hiding is looked at just now, and whether it may have changed since that look began.
+        self._looks: dict[tuple[str, str], bool] = {}
         self._lock = threading.Lock()
         #: Rises whenever somebody hides from somebody, or does so no more.
         self.revision = 0
@@ -143,28 +145,75 @@ class Watches:
             if not own:
                 del self._by_session[session]
 
-    def hide(self, user_id: str, reader: str) -> News:
-        """A user hides from another one; the news that this is to the other's sessions."""
-        with self._lock:
-            self.revision += 1
-            entry = self._watched.get(user_id)
-            if entry is None or reader in entry.hidden_from:
-                return News(OFFLINE, [])
-            watchers = [(session, token) for session, token in entry.watchers.items() if session.user_id == reader]
-            if watchers:
-                entry.hidden_from.add(reader)
-            return News(OFFLINE, watchers if entry.told != OFFLINE else [])
+    def begin_look(self, user_id: str, reader: str) -> bool:
+        """Whether a user hides from another one may have changed: whether the caller is to look, and say what it found.
 
-    def show(self, user_id: str, reader: str) -> News:
-        """A user hides no more from another one; the news that this is to the other's sessions."""
+        False: nobody needs it, or somebody looks already, who will look again. So what counts in the end was looked for
+        behind the last change, in whichever order the changes are told of.
+        """
+        pair = (user_id, reader)
         with self._lock:
             self.revision += 1
-            entry = self._watched.get(user_id)
-            if entry is None or reader not in entry.hidden_from:
-                return News(OFFLINE, [])
-            entry.hidden_from.discard(reader)
-            watchers = [(session, token) for session, token in entry.watchers.items() if session.user_id == reader]
-            return News(entry.told, watchers if entry.told != OFFLINE else [])
+            if pair in self._looks:
+                self._looks[pair] = True
+                return False
+            if not self._is_watched(user_id, reader):
+                return False
+            self._looks[pair] = False
+            return True
+
+    def looks_again(self, user_id: str, reader: str) -> bool:
+        """Before a look, which sees what has changed until now. False: nobody watches any more, and the look has ended."""
+        pair = (user_id, reader)
+        with self._lock:
+            if not self._is_watched(user_id, reader):
+                del self._looks[pair]
+                return False
+            self._looks[pair] = False
+            return True
+
+    def found(self, user_id: str, reader: str, *, is_hidden: bool) -> News | None:
+        """What a look has found, which ends with it; the news that this is. None: look again, it may be wrong by now."""
+        pair = (user_id, reader)
+        with self._lock:
+            if self._looks[pair]:
+                return None
+            del self._looks[pair]
+            return self._hide(user_id, reader) if is_hidden else self._show(user_id, reader)
+
+    def end_look(self, user_id: str, reader: str) -> None:
+        """Whoever looked cannot any more."""
+        with self._lock:
+            del self._looks[user_id, reader]
+
+    def hide(self, user_id: str, reader: str) -> News:
+        """A user hides from another one, or may; the news that this is to the other's sessions."""
+        with self._lock:
+            self.revision += 1
+            if (user_id, reader) in self._looks:
+                self._looks[user_id, reader] = True  # what it has seen may be from before
+            return self._hide(user_id, reader)
+
+    def _is_watched(self, user_id: str, reader: str) -> bool:
+        entry = self._watched.get(user_id)
+        return entry is not None and any(session.user_id == reader for session in entry.watchers)
+
+    def _hide(self, user_id: str, reader: str) -> News:
+        entry = self._watched.get(user_id)
+        if entry is None or reader in entry.hidden_from:
+            return News(OFFLINE, [])
+        watchers = [(session, token) for session, token in entry.watchers.items() if session.user_id == reader]
+        if watchers:
+            entry.hidden_from.add(reader)
+        return News(OFFLINE, watchers if entry.told != OFFLINE else [])
+
+    def _show(self, user_id: str, reader: str) -> News:
+        entry = self._watched.get(user_id)
+        if entry is None or reader not in entry.hidden_from:
+            return News(OFFLINE, [])
+        entry.hidden_from.discard(reader)
+        watchers = [(session, token) for session, token in entry.watchers.items() if session.user_id == reader]
+        return News(entry.told, watchers if entry.told != OFFLINE else [])
 
     def hides(self, user_id: str, session: Caller) -> bool:
         """Whether a user who is watched hides from this session's user."""

@@ -116,8 +116,10 @@ def scan(read: Read, after: int, lanes: int, lane: int, types: Sequence[str], li
     of_types = f" AND type IN ({marks})" if types else ""
     rows = read(
         "SELECT m.id, c.conversation_id, m.conversation, m.seq, m.bytes FROM ("
-        "SELECT id, conversation, seq, type, length(body) AS bytes FROM messages WHERE id > ? ORDER BY id LIMIT ?) AS m "
-        f"JOIN conversations AS c ON c.number = m.conversation WHERE m.conversation % ? = ?{of_types} ORDER BY m.id LIMIT ?",
+        "SELECT id, conversation, seq, type, length(body) AS bytes, silent FROM messages WHERE id > ? ORDER BY id LIMIT ?"
+        ") AS m JOIN conversations AS c ON c.number = m.conversation "
+        # A row that stands for several numbers is no message, but the gap behind a restore.
+        f"WHERE m.conversation % ? = ? AND coalesce(m.silent, 0) <= 1{of_types} ORDER BY m.id LIMIT ?",
         (after, SCANNED, lanes, lane, *types, limit + 1),
     )
     found: list[Place] = []

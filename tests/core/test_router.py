@@ -4,6 +4,7 @@ import itertools
 import os
 import threading
 
+import apsw
 import attrs
 import msgspec
 import pytest
@@ -1016,6 +1017,21 @@ async def test_equal_bodies_are_equal_whatever_the_order_of_their_keys(tmp_path)
         assert (answer["code"], answer["error"]) == (409, "idempotency_conflict")
         assert not (await alice.ok(SAY, to="bob", body={1: 2, "x": 3}, client_id="odd"))["duplicate"]
         assert (await alice.ok(SAY, to="bob", body={1: 2, "x": 3}, client_id="odd"))["duplicate"]
+
+
+async def test_a_retry_of_what_an_earlier_version_stored(tmp_path):
+    """It had the keys of a map in the order in which they came; the retry is no conflict."""
+    said = {"z": 1, "a": {"y": 1, "b": [{"d": 1, "c": 2}]}}
+    async with running(tmp_path) as rig:
+        alice = await rig.login("alice")
+        await alice.ok(SAY, to="bob", body=said, client_id="k")
+    connection = apsw.Connection(str(tmp_path / "imserver.db"))
+    connection.execute("UPDATE messages SET body = ?", (msgspec.msgpack.encode(said),))
+    connection.close()
+    async with running(tmp_path) as rig:
+        alice = await rig.login("alice")
+        assert (await alice.ok(SAY, to="bob", body=said, client_id="k"))["duplicate"]
+        assert (await alice.call(SAY, to="bob", body={**said, "z": 2}, client_id="k"))["code"] == 409
 
 
 class Moderator(Plugin):

@@ -535,6 +535,81 @@ async def test_words_from_before_leave_too(tmp_path, monkeypatch):
         assert [scene.indexed(f"word{number}") for number in range(7)] == [0, 1, 1, 0, 0, 1, 1]
 
 
+async def fill_notes(scene, kind):
+    """As many notes of a kind as are kept: of messages that are not there, for their number is seen at their ends."""
+    scene.sql(f"INSERT INTO search_{kind} (n, id) VALUES (1, 1), (100000, 2)")
+
+
+async def test_edits_that_were_not_noted_are_found(open_scene, monkeypatch):
+    """While nothing fills the index its notes stay bounded; then it is gone over, in small steps."""
+    monkeypatch.setattr(indexer, "BATCH", 4)
+    async with open_scene() as scene:
+        a = await scene.rig.login("a")
+        for number in range(7):
+            await a.ok(PUT, to="b", body=f"word{number}")
+        await scene.index()
+        await fill_notes(scene, "edited")
+        for seq in (2, 7):
+            await a.ok(CHANGE, conversation_id="d:a:b", seq=seq, body="edited")
+        await a.ok(CHANGE, conversation_id="d:a:b", seq=3, body="edited")
+        await a.ok(CHANGE, conversation_id="d:a:b", seq=3)
+        assert scene.rig.rows("SELECT id FROM search_edited") == [(1,), (2,)]
+        assert await indexer.step(scene.context) == 0  # that it begins
+        assert scene.rig.rows("SELECT count(*) FROM search_edited") == [(0,)]
+        await a.ok(CHANGE, conversation_id="d:a:b", seq=5, body="later")  # noted, as ever
+        assert scene.rig.rows("SELECT count(*) FROM search_edited") == [(1,)]
+        assert [await indexer.step(scene.context) for _ in range(5)] == [4, 2, 2, 1, 0]
+        found = [scene.indexed(f"word{number}") for number in range(7)]
+        assert (found, scene.indexed("edited"), scene.indexed("later")) == ([1, 0, 0, 1, 0, 1, 0], 2, 1)
+        assert sorted(await texts(a, "edited")) == ["edited", "edited"]
+        assert scene.rig.rows("SELECT count(*) FROM search_lost") == [(0,)]
+
+
+async def test_words_leave_with_messages_that_were_not_noted(open_scene, monkeypatch):
+    """The same with messages whose content went: without a look at the texts of the others."""
+    monkeypatch.setattr(index, "unswept_texts", pytest.fail)
+    async with open_scene() as scene:
+        a = await scene.rig.login("a")
+        for number in range(3):
+            await a.ok(PUT, to="b", body=f"word{number}")
+        await scene.index()
+        await fill_notes(scene, "gone")
+        await a.ok(CHANGE, conversation_id="d:a:b", seq=2)
+        assert scene.rig.rows("SELECT id FROM search_gone") == [(1,), (2,)]
+        await indexer.step(scene.context)
+        await scene.index()
+        assert [scene.indexed(f"word{number}") for number in range(3)] == [1, 0, 1]
+        await a.ok(CHANGE, conversation_id="d:a:b", seq=1)
+        assert scene.rig.rows("SELECT count(*) FROM search_gone") == [(1,)]
+
+
+async def test_a_message_that_is_edited_all_the_time_keeps_no_note_old(open_scene):
+    """Its note goes behind the others: else their number, seen at its ends, would seem to be more and more."""
+    async with open_scene() as scene:
+        a = await scene.rig.login("a")
+        for _ in range(2):
+            await a.ok(PUT, to="b", body="word")
+        for number, seq in enumerate((1, 2, 1)):
+            await a.ok(CHANGE, conversation_id="d:a:b", seq=seq, body=f"edit{number}")
+        noted = "SELECT seq FROM search_edited e JOIN messages m ON m.id = e.id ORDER BY n"
+        assert scene.rig.rows(noted) == [(2,), (1,)]
+
+
+async def test_notes_from_before_are_kept_or_counted(tmp_path, monkeypatch):
+    """A version that kept all notes: they are there still, or that there were too many is known."""
+    with monkeypatch.context() as patch:
+        patch.setattr(SearchPlugin, "migrations", index.MIGRATIONS[:3])
+        async with helpers.running(tmp_path, Put(), SearchPlugin()) as rig:
+            scene = Scene(rig)
+            scene.sql("INSERT INTO search_gone VALUES (7), (8)")
+            numbers = "WITH RECURSIVE some(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM some WHERE i <= 100000)"
+            scene.sql(f"{numbers} INSERT INTO search_edited SELECT i FROM some")
+    async with helpers.running(tmp_path, Put(), SearchPlugin()) as rig:
+        assert rig.rows("SELECT id FROM search_gone") == [(7,), (8,)]
+        assert rig.rows("SELECT count(*) FROM search_edited") == [(100_000,)]
+        assert rig.rows("SELECT kind FROM search_lost") == [("edited",)]
+
+
 async def test_the_background_task_fills_the_index(tmp_path, monkeypatch):
     """It goes on after a failure, which it logs."""
     monkeypatch.setattr(indexer, "IDLE_S", 0.01)

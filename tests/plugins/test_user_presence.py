@@ -317,11 +317,21 @@ class Hides:
 
     def hide(self, user_id, reader):
         self.pairs.add((user_id, reader))
-        self.scene.context.emit("user.hidden", user_id=user_id, reader=reader)
+        self.tell_hidden(user_id, reader)
 
     def show(self, user_id, reader):
         self.pairs.discard((user_id, reader))
+        self.tell_shown(user_id, reader)
+
+    def tell_hidden(self, user_id, reader):
+        self.scene.context.emit("user.hidden", user_id=user_id, reader=reader)
+
+    def tell_shown(self, user_id, reader):
         self.scene.context.emit("user.shown", user_id=user_id, reader=reader)
+
+    async def looked(self):
+        """Whoever looks who hides has found it."""
+        await self.scene.rig.until(lambda: not self.scene.watches._looks)
 
 
 async def test_who_hides_is_offline_and_stays_so(open_scene):
@@ -344,6 +354,7 @@ async def test_who_hides_is_offline_and_stays_so(open_scene):
         for command_id in (GET_PRESENCE, WATCH_PRESENCE):
             assert (await anna.ok(command_id, user_ids=["bob"]))["presence"] == [{"user_id": "bob", **OFFLINE}]
         hides.show("bob", "anna")
+        await hides.looked()
         assert await scene.told(anna) == [{"user_id": "bob", **ONLINE}]
         await scene.leave(bob)
         await scene.tell(INTERVAL_S + GRACE_S)
@@ -395,3 +406,117 @@ async def test_nothing_is_shown_while_nobody_knows_who_hides(open_scene):
             answer = await anna.call(command_id, user_ids=["bob"])
             assert (answer["code"], answer.keys() & {"presence"}) == (503, set())
         assert len(scene.watches) == 0
+
+
+async def test_what_hides_is_told_in_another_order_than_it_came(open_scene):
+    """BLOCK and UNBLOCK in two shards: what is told last is not what is so; the watcher sees what is."""
+    async with open_scene() as scene:
+        hides = Hides(scene)
+        anna, _ = await scene.login("anna"), await scene.login("bob")
+        await anna.ok(WATCH_PRESENCE, user_ids=["bob"])
+        hides.pairs.add(("bob", "anna"))  # shown, then hidden: that is durable; the other event comes last
+        hides.tell_hidden("bob", "anna")
+        hides.tell_shown("bob", "anna")
+        await hides.looked()
+        assert await scene.told_states(anna) == [("bob", False)]
+        hides.tell_shown("bob", "anna")  # however late
+        await hides.looked()
+        assert await scene.told_states(anna) == []
+        hides.pairs.clear()
+        hides.tell_shown("bob", "anna")
+        hides.tell_hidden("bob", "anna")
+        await hides.looked()
+        assert await scene.told_states(anna) == [("bob", True)]
+
+
+async def test_who_hides_while_it_is_looked_at(open_scene):
+    """What a look has read from before the change does not count, and never shows who hides."""
+    async with open_scene() as scene:
+        hides = Hides(scene)
+        anna, _ = await scene.login("anna"), await scene.login("bob")
+        await anna.ok(WATCH_PRESENCE, user_ids=["bob"])
+        hides.hide("bob", "anna")
+        await hides.looked()
+        assert await scene.told_states(anna) == [("bob", False)]
+        hides.during = lambda: hides.hide("bob", "anna")
+        hides.show("bob", "anna")
+        await hides.looked()
+        assert await scene.told_states(anna) == []
+        assert (await anna.ok(WATCH_PRESENCE, user_ids=["bob"]))["presence"] == [{"user_id": "bob", **OFFLINE}]
+
+
+async def test_who_hides_no_more_while_it_is_looked_at(open_scene):
+    """The look is done again, and shows it."""
+    async with open_scene() as scene:
+        hides = Hides(scene)
+        anna, _ = await scene.login("anna"), await scene.login("bob")
+        await anna.ok(WATCH_PRESENCE, user_ids=["bob"])
+        hides.during = lambda: hides.show("bob", "anna")
+        hides.hide("bob", "anna")
+        await hides.looked()
+        assert await scene.told_states(anna) == [("bob", False), ("bob", True)]
+
+
+async def test_what_a_look_finds_never_shows_who_has_hidden_since(open_scene):
+    """In another shard: between that it hides and that another look is asked for, too."""
+    async with open_scene() as scene:
+        anna, _ = await scene.login("anna"), await scene.login("bob")
+        await anna.ok(WATCH_PRESENCE, user_ids=["bob"])
+        assert scene.watches.begin_look("bob", "anna")
+        assert scene.watches.looks_again("bob", "anna")
+        scene.watches.hide("bob", "anna")
+        assert scene.watches.found("bob", "anna", is_hidden=False) is None
+        assert scene.watches.hides("bob", anna.session)
+        assert scene.watches.looks_again("bob", "anna")
+        assert scene.watches.found("bob", "anna", is_hidden=False) is not None
+        assert not scene.watches.hides("bob", anna.session)
+
+
+async def test_a_look_that_fails_is_done_again(open_scene, monkeypatch):
+    """The database cannot be read for a while: who hid stays hidden so long, then it is found out."""
+    monkeypatch.setattr(presence, "RETRY_S", 0)
+    async with open_scene() as scene:
+        hides = Hides(scene)
+        anna, _ = await scene.login("anna"), await scene.login("bob")
+        await anna.ok(WATCH_PRESENCE, user_ids=["bob"])
+        hides.hide("bob", "anna")
+        await hides.looked()
+        failed = []
+
+        def fail():
+            failed.append(scene.watches.hides("bob", anna.session))
+            raise StorageUnavailable("the disk is gone")
+
+        hides.during = fail
+        hides.show("bob", "anna")
+        await hides.looked()
+        assert failed == [True]
+        assert await scene.told_states(anna) == [("bob", False), ("bob", True)]
+
+
+async def test_a_look_ends_with_the_watch(open_scene):
+    """Who watches no more has nothing looked at for them; the entry of a look that broke off is gone, too."""
+    async with open_scene() as scene:
+        hides = Hides(scene)
+        anna, _ = await scene.login("anna"), await scene.login("bob")
+        hides.during = pytest.fail
+        hides.hide("bob", "anna")
+        assert not scene.watches._looks
+        hides.during = None
+        await anna.ok(WATCH_PRESENCE, user_ids=["bob"])
+
+        def leave():
+            scene.watches.remove(anna.session)
+            hides.tell_shown("bob", "anna")
+
+        hides.during = leave
+        hides.show("bob", "anna")
+        await hides.looked()
+        await anna.ok(WATCH_PRESENCE, user_ids=["bob"])
+
+        def break_off():
+            raise LookupError("a fault of a hook")
+
+        hides.during = break_off
+        hides.show("bob", "anna")
+        await hides.looked()

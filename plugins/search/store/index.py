@@ -52,6 +52,40 @@ MIGRATIONS: Final = (
     ) STRICT;
     INSERT INTO search_sweep SELECT 1, 0, through FROM search_progress;
     """,
+    """
+    -- While this plugin is not enabled nobody takes the notes away: of either kind there are 100,000 at most. `n` rises, so
+    -- that their number is seen at its ends. What is beyond is noted in `search_lost` alone, and all is to be gone over.
+    DROP TRIGGER search_message_gone;
+    DROP TRIGGER search_message_edited;
+    CREATE TABLE search_lost (kind TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
+    CREATE TABLE search_gone_notes (n INTEGER PRIMARY KEY, id INTEGER NOT NULL UNIQUE) STRICT;
+    INSERT INTO search_gone_notes (id) SELECT id FROM search_gone ORDER BY id LIMIT 100000;
+    INSERT INTO search_lost SELECT 'gone' WHERE (SELECT count(*) FROM search_gone) > 100000;
+    DROP TABLE search_gone;
+    ALTER TABLE search_gone_notes RENAME TO search_gone;
+    CREATE TABLE search_edited_notes (n INTEGER PRIMARY KEY, id INTEGER NOT NULL UNIQUE) STRICT;
+    INSERT INTO search_edited_notes (id) SELECT id FROM search_edited ORDER BY id LIMIT 100000;
+    INSERT INTO search_lost SELECT 'edited' WHERE (SELECT count(*) FROM search_edited) > 100000;
+    DROP TABLE search_edited;
+    ALTER TABLE search_edited_notes RENAME TO search_edited;
+    CREATE TRIGGER search_message_gone AFTER UPDATE OF body ON messages
+        WHEN NEW.body = x'c0' AND OLD.body <> x'c0' BEGIN
+        INSERT OR IGNORE INTO search_lost SELECT 'gone'
+            WHERE (SELECT max(n) FROM search_gone) - (SELECT min(n) FROM search_gone) >= 99999;
+        INSERT OR IGNORE INTO search_gone (id)
+            SELECT NEW.id WHERE NOT EXISTS (SELECT 1 FROM search_lost WHERE kind = 'gone');
+    END;
+    -- Replaced: one that is edited all the time does not stay the first.
+    CREATE TRIGGER search_message_edited AFTER UPDATE OF body ON messages
+        WHEN NEW.body <> x'c0' AND NEW.body <> OLD.body BEGIN
+        INSERT OR IGNORE INTO search_lost SELECT 'edited'
+            WHERE (SELECT max(n) FROM search_edited) - (SELECT min(n) FROM search_edited) >= 99999;
+        INSERT OR REPLACE INTO search_edited (id)
+            SELECT NEW.id WHERE NOT EXISTS (SELECT 1 FROM search_lost WHERE kind = 'edited');
+    END;
+    -- 1: the sweep takes the texts anew, for edits were lost.
+    ALTER TABLE search_sweep ADD COLUMN texts INTEGER NOT NULL DEFAULT 0;
+    """,
 )
 
 #: Of a body that is longer only the beginning (a text) or nothing (another value) is looked at.
@@ -112,7 +146,8 @@ def _put(rows: Sequence[Row]) -> list[Statement]:
 def edited_rows(read: Read, limit: int) -> list[Row]:
     """As `unindexed`, and the `rev`, of messages that were edited since they came into the index."""
     return read(
-        f"SELECT id, conversation, type, {BODY}, rev FROM messages WHERE id IN (SELECT id FROM search_edited LIMIT ?)",
+        f"SELECT id, conversation, type, {BODY}, rev FROM messages"
+        " WHERE id IN (SELECT id FROM search_edited ORDER BY n LIMIT ?)",
         (*BODY_PARAMS, limit),
     )
 
@@ -128,7 +163,7 @@ def index_again(rows: Sequence[Row]) -> list[Statement]:
 
 def gone(read: Read, limit: int) -> list[int]:
     """Messages whose content went since they came into the index."""
-    return [row[0] for row in read("SELECT id FROM search_gone LIMIT ?", (limit,))]
+    return [row[0] for row in read("SELECT id FROM search_gone ORDER BY n LIMIT ?", (limit,))]
 
 
 def forget(ids: Sequence[int]) -> list[Statement]:
@@ -140,6 +175,48 @@ def forget(ids: Sequence[int]) -> list[Statement]:
         (f"DELETE FROM search_index WHERE rowid IN ({still})", list(ids)),
         (f"DELETE FROM search_gone WHERE id IN ({marks})", list(ids)),
     ]
+
+
+# ---------------------------------------------------------------- going over the index
+
+
+def lost(read: Read) -> list[str]:
+    """The kinds of notes ("gone", "edited") of which there were more than are kept."""
+    return [row[0] for row in read("SELECT kind FROM search_lost")]
+
+
+def sweep_again(kinds: Sequence[str]) -> list[Statement]:
+    """Go over the index from its beginning instead of these notes (of `lost`); one unit."""
+    texts = int("edited" in kinds)
+    return [
+        (
+            "UPDATE search_sweep SET done = 0, until = (SELECT through FROM search_progress), "
+            "texts = max(?, texts AND done < until)",
+            (texts,),
+        ),
+        *((f"DELETE FROM search_{kind}", ()) for kind in kinds),
+        ("DELETE FROM search_lost", ()),
+    ]
+
+
+def sweeps_texts(read: Read) -> bool:
+    """Whether what is swept is `unswept_texts`; else `unswept`."""
+    return bool(read("SELECT texts AND done < until FROM search_sweep")[0][0])
+
+
+def unswept_texts(read: Read, limit: int) -> list[Row]:
+    """As `unindexed`, of the next messages that are in the index and may have other texts now."""
+    return read(
+        f"SELECT id, conversation, type, {BODY} FROM search_sweep s"
+        " CROSS JOIN messages m ON m.id > s.done AND m.id <= s.until ORDER BY m.id LIMIT ?",
+        (*BODY_PARAMS, limit),
+    )
+
+
+def sweep_texts(rows: Sequence[Row]) -> list[Statement]:
+    """Replace these messages (of `unswept_texts`) in the index; one unit."""
+    done = ("UPDATE search_sweep SET done = ?", (rows[-1][0],))
+    return [done, *_take([row[0] for row in rows if not stored_text(row[2], row[3])]), *_put(rows)]
 
 
 def unswept(read: Read, limit: int) -> list[Row]:
