@@ -16,7 +16,19 @@ from attrs import Factory, define, frozen
 
 from imserver import __version__
 from imserver.backup import parts
-from imserver.backup.manifest import DATABASE, FILES, FORMAT, MANIFEST, SECRET, SUMS, Manifest, write_manifest, write_sums
+from imserver.backup.check import sums_of
+from imserver.backup.manifest import (
+    DATABASE,
+    FILES,
+    FORMAT,
+    MANIFEST,
+    SECRET,
+    SUMS,
+    Manifest,
+    read_manifest,
+    write_manifest,
+    write_sums,
+)
 from imserver.storage.backup import BackupError, NamedFile, open_snapshot, read_copy, sync
 
 #: Told as it goes on: what is being done, bytes of it, of how many.
@@ -46,7 +58,7 @@ def make_backup(
     Args:
         secret_file: None: leave it out.
         target: must not exist; the folder it is in must.
-        earlier: a backup on the same disk; its files are linked instead of copied again.
+        earlier: a backup on the same disk; files that are whole there are linked instead of copied again.
 
     Raises:
         BackupError: it cannot be; nothing is left of it.
@@ -54,7 +66,7 @@ def make_backup(
     started = time.monotonic()
     _check_target(data_dir, target)
     with _staging(target) as staging:
-        copying = _Copying(data_dir, staging, report, earlier)
+        copying = _Copying(data_dir, staging, report, earlier, _sums_of_earlier(earlier))
         manifest = copying.run(secret_file, started)
         parts.sync_tree(staging)
         if os.path.lexists(target):
@@ -97,6 +109,16 @@ def _staging(target: Path) -> Iterator[Path]:
         os.close(lock)
 
 
+def _sums_of_earlier(earlier: Path | None) -> dict[str, str]:
+    """None of a backup that cannot be believed: then all is copied."""
+    if earlier is None:
+        return {}
+    try:
+        return sums_of(earlier, read_manifest(earlier))
+    except BackupError:
+        return {}
+
+
 @define
 class _Copying:
     """One backup under way."""
@@ -105,6 +127,8 @@ class _Copying:
     staging: Path
     report: Report
     earlier: Path | None
+    #: What that says of its parts: name → SHA-256.
+    earlier_sums: dict[str, str]
     #: Files that are in the staging folder: id → SHA-256; and their bytes.
     staged: dict[str, str] = Factory(dict)
     file_bytes: int = 0
@@ -144,7 +168,8 @@ class _Copying:
 
     def _copy_secret(self, secret_file: Path) -> str:
         try:
-            return parts.copy(secret_file, self.staging / SECRET)[0]
+            # A link is as good as a file to the server, too: what mounts secrets often makes links.
+            return parts.copy(secret_file, self.staging / SECRET, follows_links=True)[0]
         except OSError as exc:
             raise BackupError(
                 f"cannot read auth.secret_file {secret_file}: {exc.strerror or exc}; --without-secret leaves it out"
@@ -197,12 +222,9 @@ class _Copying:
         name = f"{FILES}/{file.file_id[:2]}/{file.file_id}"
         target = self.staging / name
         parts.make_folder_of(target, self.staging)
-        if self._can_be_linked(file):
-            assert self.earlier is not None
-            with suppress(OSError):  # the disk knows no links, or has too many of this file: then it is copied
-                os.link(self.earlier / name, target)
-                self._stage(file, file.sha256, file.size)
-                return
+        if self._can_be_linked(file) and self._link(name, target, file.sha256):
+            self._stage(file, file.sha256, file.size)
+            return
         try:
             sha256, size = parts.copy(self.data_dir / name, target)
         except FileNotFoundError:
@@ -217,12 +239,24 @@ class _Copying:
             self.damaged.add(file.file_id)
 
     def _can_be_linked(self, file: NamedFile) -> bool:
-        if self.earlier is None:
+        """Whether the earlier backup says that it has these bytes."""
+        name = f"{FILES}/{file.file_id[:2]}/{file.file_id}"
+        if self.earlier is None or self.earlier_sums.get(name) != file.sha256:
             return False
         try:
-            return (self.earlier / FILES / file.file_id[:2] / file.file_id).stat().st_size == file.size
+            return (self.earlier / name).stat().st_size == file.size
         except OSError:
             return False
+
+    def _link(self, name: str, target: Path, sha256: str) -> bool:
+        """Share a file with the earlier backup, if it is whole: what a disk has spoiled there must not be here, too."""
+        assert self.earlier is not None
+        with suppress(OSError):  # the disk knows no links, has too many of this file, or cannot read it: then it is copied
+            os.link(self.earlier / name, target)
+            if parts.digest(target) == sha256:
+                return True
+        target.unlink(missing_ok=True)
+        return False
 
     def _needed_bytes(self, file: NamedFile) -> int:
         return 0 if self._can_be_linked(file) else file.size

@@ -15,15 +15,19 @@ _STEP_BYTES = 1 << 20
 _SPARE_BYTES = 16 << 20
 
 
-def copy(source: Path, target: Path) -> tuple[str, int]:
+def copy(source: Path, target: Path, *, follows_links: bool = False) -> tuple[str, int]:
     """Copy into a new file, mode 600, and sync it; its SHA-256 and size.
+
+    Args:
+        follows_links: not in a backup, where whoever could write a link there would read any file.
 
     Raises:
         FileNotFoundError: there is no source.
         BackupError: the disk is full or fails.
     """
     sha256, size = hashlib.sha256(), 0
-    with open(os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), "rb", buffering=0) as reader:
+    flags = os.O_RDONLY | os.O_CLOEXEC | (0 if follows_links else os.O_NOFOLLOW)
+    with open(os.open(source, flags), "rb", buffering=0) as reader:
         try:
             descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             with open(descriptor, "wb", buffering=0) as writer:
@@ -37,6 +41,17 @@ def copy(source: Path, target: Path) -> tuple[str, int]:
         except OSError as exc:
             raise disk_error(f"cannot copy {source} to {target}", exc) from exc
     return sha256.hexdigest(), size
+
+
+def give_to_owner(path: Path, like: Path) -> None:
+    """Root works for the server's own user: a file, or a folder and all below it, is to belong to whom `like` belongs to."""
+    if os.geteuid() != 0 or not like.exists():
+        return
+    owner = like.stat()
+    os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+    for folder, folders, names in os.walk(path):
+        for name in (*folders, *names):
+            os.chown(os.path.join(folder, name), owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 def make_folder_of(target: Path, root: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,6 +27,8 @@ class Restored:
     aside: Path | None
     #: Where the secret from before is, if it was another one and is not in `aside`.
     secret_aside: Path | None
+    #: Files that the backup has not whole and that were left out: name and what is wrong with it.
+    left_out: list[str]
     #: Every conversation goes on behind this number.
     first_seq: int
 
@@ -39,16 +41,18 @@ def restore(
     report: Callable[[str, int, int], None],
     *,
     replaces: bool,
+    without_damaged_files: bool = False,
 ) -> Restored:
     """Make `data_dir` what it was when the backup was made.
 
     Args:
         scripts: the plugins' migrations by name: what this program knows.
         replaces: there may be data: it is moved aside.
+        without_damaged_files: what is damaged below `files/` is left out, instead of refusing the whole.
 
     Raises:
         BackupError: the backup is not whole or of a newer program, a server runs, there is data, the disk refuses. All is
-            as before then.
+            as before then, unless the message says what is where.
     """
     data_dir = Path(os.path.abspath(data_dir))
     secret_file = Path(os.path.abspath(secret_file))
@@ -56,28 +60,68 @@ def restore(
         if data_dir.exists():
             stack.enter_context(hold(data_dir))
         _check_place(data_dir, secret_file, backup, replaces=replaces)
-        whole = verify(backup, report)
+        whole = verify(backup, report, without_damaged_files=without_damaged_files)
         check_schema(backup / DATABASE, scripts)
         place = places.prepare(data_dir)
+        stack.enter_context(places.locked(place.staging))
         is_prepared = False
+        secret = None
         try:
             parts.check_space(place.staging, whole.manifest.bytes)
             _fill(place.staging, backup, whole.sums, report)
             first_seq = go_on_behind_a_gap(place.staging / DATABASE)
-            draft = _prepare_secret(place.staging, secret_file, data_dir)
+            secret = _prepare_secret(place.staging, secret_file, data_dir, stack)
             # A server that starts in the moment after the exchange finds this lock taken, too.
             stack.enter_context(hold(place.staging))
-            _give_to_owner(place.staging, data_dir)
+            parts.give_to_owner(place.staging, data_dir)
             parts.sync_tree(place.staging)
             is_prepared = True
             aside = place.put()
-            secret_aside = None if draft is None else _put_secret(draft, secret_file)
-        except OSError as exc:
-            raise parts.disk_error(f"cannot restore to {data_dir}", exc) from exc
+        except BaseException as exc:
+            if secret is not None:
+                secret.drop()
+            if isinstance(exc, OSError):
+                raise parts.disk_error(f"cannot restore to {data_dir}", exc) from exc
+            raise
         finally:
             if not is_prepared:  # later it may be the name of what was there before
                 shutil.rmtree(place.staging, ignore_errors=True)
-        return Restored(whole.manifest, aside, secret_aside, first_seq)
+        if secret is not None:
+            secret.put(data_dir, aside)
+        return Restored(whole.manifest, aside, None if secret is None else secret.aside, whole.damaged, first_seq)
+
+
+@frozen
+class _Secret:
+    """A restored secret that belongs outside of the data folder, beside its place."""
+
+    file: Path
+    draft: Path
+    #: A copy of the one that is there; None: there is none.
+    aside: Path | None
+
+    def put(self, data_dir: Path, data_aside: Path | None) -> None:
+        """The last step.
+
+        Raises:
+            BackupError: all but this is done.
+        """
+        try:
+            os.replace(self.draft, self.file)
+            sync(self.file.parent)
+        except OSError as exc:
+            before = "" if data_aside is None else f" (what was there before is in {data_aside})"
+            raise BackupError(
+                f"{data_dir} is restored{before}, but auth.secret_file {self.file} cannot be replaced "
+                f"({exc.strerror or exc}). "
+                f"The secret of the backup is in {self.draft}: put it there yourself before you start the server"
+            ) from exc
+
+    def drop(self) -> None:
+        """Nothing was restored."""
+        for path in (self.draft, self.aside):
+            if path is not None:
+                path.unlink(missing_ok=True)
 
 
 def _check_place(data_dir: Path, secret_file: Path, backup: Path, *, replaces: bool) -> None:
@@ -98,8 +142,8 @@ def _fill(staging: Path, backup: Path, sums: Mapping[str, str], report: Callable
             raise BackupError(f"{backup / name} has changed since it was checked")
 
 
-def _prepare_secret(staging: Path, secret_file: Path, data_dir: Path) -> Path | None:
-    """Where the restored secret waits to be put in place; None: it goes with the folder, or is there already.
+def _prepare_secret(staging: Path, secret_file: Path, data_dir: Path, stack: ExitStack) -> _Secret | None:
+    """The restored secret, waiting to be put in place; None: it goes with the folder, or is there already.
 
     A backup without one leaves the present one where it is, also where that is in the folder that is replaced.
     """
@@ -111,41 +155,40 @@ def _prepare_secret(staging: Path, secret_file: Path, data_dir: Path) -> Path | 
         if restored.exists():
             restored.rename(target)
         elif secret_file.exists():
-            parts.copy(secret_file, target)
+            parts.copy(secret_file, target, follows_links=True)
         return None
     if not restored.exists():
         return None
     content = restored.read_bytes()
     restored.unlink()
-    with suppress(FileNotFoundError):
-        if secret_file.read_bytes() == content:
-            return None
-    secret_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = secret_file.with_name(f".{secret_file.name}.restore-{os.urandom(4).hex()}")
-    parts.write(draft, content)
-    if secret_file.exists():
-        _give_to_owner(draft, secret_file)
-    return draft
-
-
-def _put_secret(draft: Path, secret_file: Path) -> Path | None:
+    present = secret_file.read_bytes() if secret_file.exists() else None
+    if present == content:
+        return None
+    owner = secret_file if present is not None else data_dir
+    _make_folders(secret_file.parent, owner)
+    prefix = f".{secret_file.name}.restore-"
+    places.remove_left_behind(secret_file.parent, prefix)
+    draft = secret_file.with_name(f"{prefix}{os.urandom(4).hex()}")
     aside = None
-    if secret_file.exists():
-        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-        aside = secret_file.with_name(f"{secret_file.name}.before-restore-{stamp}-{os.urandom(2).hex()}")
-        os.link(secret_file, aside)
-    os.replace(draft, secret_file)
-    sync(secret_file.parent)
-    return aside
+    try:
+        parts.write(draft, content)
+        stack.enter_context(places.locked(draft))
+        parts.give_to_owner(draft, owner)
+        if present is not None:
+            stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+            aside = secret_file.with_name(f"{secret_file.name}.before-restore-{stamp}-{os.urandom(2).hex()}")
+            parts.write(aside, present)
+            parts.give_to_owner(aside, owner)
+        sync(secret_file.parent)
+    except BaseException:
+        _Secret(secret_file, draft, aside).drop()
+        raise
+    return _Secret(secret_file, draft, aside)
 
 
-def _give_to_owner(path: Path, like: Path) -> None:
-    """Root restores for the server's own user."""
-    if os.geteuid() != 0 or not like.exists():
-        return
-    owner = like.stat()
-    for folder, _, names in os.walk(path):
-        for name in (folder, *(os.path.join(folder, name) for name in names)):
-            os.chown(name, owner.st_uid, owner.st_gid, follow_symlinks=False)
-    if path.is_file():
-        os.chown(path, owner.st_uid, owner.st_gid)
+def _make_folders(folder: Path, like: Path) -> None:
+    """Mode 700; for the server's own user, not for root who restores."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    for path in reversed(missing):
+        path.mkdir(mode=0o700)
+        parts.give_to_owner(path, like)

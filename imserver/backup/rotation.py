@@ -36,10 +36,21 @@ def whole_backups(folder: Path) -> list[Path]:
     return found
 
 
-def remove_old(folder: Path, keep: int) -> list[Path]:
-    """Remove all but the newest; call it when the new one is whole. Returns what was removed."""
+def in_the_future(folder: Path, made: Path) -> list[Path]:
+    """Backups with later names than the one just made: the clock was ahead when they were made, or is behind now."""
+    return [path for path in whole_backups(folder) if path.name > made.name]
+
+
+def remove_old(folder: Path, keep: int, made: Path) -> list[Path]:
+    """Remove all but the newest; call it when the new one is whole. Returns what was removed.
+
+    Args:
+        keep: at least 1.
+        made: the new one: it stays, whatever the clock was when the others got their names.
+    """
     removed = []
-    for path in whole_backups(folder)[:-keep]:
+    others = [path for path in whole_backups(folder) if path != made]
+    for path in others[: max(0, len(others) - (keep - 1))]:
         # Under its own name it must never be half there.
         dying = folder / f".{path.name}.removed-{secrets.token_hex(4)}"
         path.rename(dying)

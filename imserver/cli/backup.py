@@ -114,8 +114,15 @@ def create(ctx: click.Context, destination: Path, keep: int | None, without_secr
         made = make_backup(config.server.data_dir, secret_file, target, report, earlier=earlier)
     finally:
         progress.end()
-    removed = [] if keep is None else rotation.remove_old(target.parent, keep)
     logger = log.get_logger("backup")
+    removed = []
+    if keep is not None:
+        if later := rotation.in_the_future(target.parent, made.path):
+            logger.warning(
+                "backup_names_in_the_future", backups=len(later), last=str(later[-1]),
+                advice="they count as the newest and are kept longest: correct the clock, then rename or remove them",
+            )  # fmt: skip
+        removed = rotation.remove_old(target.parent, keep, made.path)
     for what, ids in (("lost", made.manifest.lost_files), ("damaged", made.manifest.damaged_files)):
         if ids:
             logger.warning(

@@ -252,6 +252,7 @@ def _lock(data_dir: Path) -> Any:
     """One server a folder: hold a lock on it for as long as the process lives."""
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_lock_file(data_dir)
         lock_file = open(data_dir / "imserver.lock", "a+")  # noqa: SIM115 - held open on purpose
     except OSError as exc:
         raise StartError(f"server.data_dir {data_dir} cannot be used: {exc.strerror or exc}") from exc
@@ -263,6 +264,22 @@ def _lock(data_dir: Path) -> Any:
             f"server.data_dir {data_dir} is in use by another imserver; stop it, or give this one another data_dir"
         ) from exc
     return lock_file
+
+
+def _make_lock_file(data_dir: Path) -> None:
+    """When root works on another user's folder, that user's server must be able to open the lock afterwards."""
+    if os.geteuid() != 0:
+        return
+    try:
+        # New, so what is given away is no link to another file.
+        descriptor = os.open(data_dir / "imserver.lock", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        return
+    try:
+        owner = data_dir.stat()
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -6,9 +6,12 @@ import os
 import shutil
 import stat
 import subprocess
+import sys
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+import apsw
 import msgspec
 import pytest
 
@@ -88,8 +91,25 @@ def data(tmp_path):
     return Data(tmp_path / "data")
 
 
-def put_back(backup, folder, *, replaces=False, scripts=SCRIPTS, secret=None):
-    return restore(backup, folder, secret or folder / "secret", scripts, quiet, replaces=replaces)
+@pytest.fixture
+def given(monkeypatch):
+    """As if root ran this: what was given to whom, by inode."""
+    owners = {}
+
+    def chown(path, user, group, **_):
+        owners[os.lstat(path).st_ino] = user
+
+    def fchown(descriptor, user, group):
+        owners[os.fstat(descriptor).st_ino] = user
+
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "chown", chown)
+    monkeypatch.setattr(os, "fchown", fchown)
+    return owners
+
+
+def put_back(backup, folder, *, scripts=SCRIPTS, secret=None, replaces=False, **options):
+    return restore(backup, folder, secret or folder / "secret", scripts, quiet, replaces=replaces, **options)
 
 
 def names(folder):
@@ -216,7 +236,7 @@ def test_the_newest_are_kept(data, tmp_path):
         data.backup(made[-1])
     other = tmp_path / "imserver-20250101T000000Z"
     other.mkdir()
-    assert rotation.remove_old(tmp_path, 2) == [made[0]]
+    assert rotation.remove_old(tmp_path, 2, made[-1]) == [made[0]]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", *sorted(path.name for path in [other, *made[1:]])]
 
 
@@ -232,6 +252,71 @@ def test_files_of_the_backup_before_are_linked(data, tmp_path):
     (first / name).write_bytes(b"other bytes")
     with pytest.raises(BackupError, match=r"is not what was backed up"):
         verify(second, quiet)
+
+
+def test_what_is_spoiled_in_the_backup_before_is_copied_anew(data, tmp_path):
+    """Of the same size, so only its bytes tell; and the sums are of bytes that were read. One bad sector stays in one."""
+    data.add(1)
+    first = data.backup(tmp_path / "first").path
+    name = f"files/{ID(1)[:2]}/{ID(1)}"
+    (first / name).write_bytes(b"some bytEs")
+    second = data.backup(tmp_path / "second", earlier=first).path
+    assert (second / name).read_bytes() == b"some bytes"
+    verify(second, quiet)
+
+
+def test_what_the_server_itself_had_otherwise_is_not_linked(data, tmp_path):
+    """The backup before says so; this one is told of it, too, and has the good bytes once the server has them."""
+    data.add(1)
+    data.path(1).write_bytes(b"some bytEs")
+    first = data.backup(tmp_path / "first").path
+    second = data.backup(tmp_path / "second", earlier=first)
+    assert second.manifest.damaged_files == [ID(1)]
+    verify(second.path, quiet)
+    data.path(1).write_bytes(b"some bytes")
+    third = data.backup(tmp_path / "third", earlier=second.path)
+    assert third.manifest.damaged_files == []
+    verify(third.path, quiet)
+
+
+def test_sums_of_the_backup_before_that_are_damaged_link_nothing(data, tmp_path):
+    """They are no word to go by: then all is copied, and the new backup is whole."""
+    data.add(1)
+    first = data.backup(tmp_path / "first").path
+    with (first / "SHA256SUMS").open("a") as sums:
+        sums.write("\n")
+    second = data.backup(tmp_path / "second", earlier=first).path
+    name = f"files/{ID(1)[:2]}/{ID(1)}"
+    assert not (first / name).samefile(second / name)
+    verify(second, quiet)
+
+
+def test_the_backup_just_made_is_never_removed(data, tmp_path):
+    """A clock that was ahead has given another a later name: that one is told of."""
+    ahead, made = (tmp_path / rotation.next_name(datetime(year, 1, 1, tzinfo=UTC)) for year in (2038, 2026))
+    for target in (ahead, made):
+        data.backup(target)
+    assert rotation.in_the_future(tmp_path, made) == [ahead]
+    assert rotation.remove_old(tmp_path, 2, made) == []
+    assert rotation.remove_old(tmp_path, 1, made) == [ahead]
+    assert made.exists()
+
+
+def test_a_secret_that_is_a_link(data, tmp_path):
+    """As with Kubernetes: the server follows it, so does a backup. A link in a backup is not followed."""
+    real = tmp_path / "mounted"
+    data.secret.rename(real)
+    data.secret.symlink_to(real)
+    backup = data.backup(tmp_path / "made").path
+    assert not (backup / "secret").is_symlink()
+    assert (backup / "secret").read_bytes() == real.read_bytes()
+    without = make_backup(data.folder, None, tmp_path / "without", quiet).path
+    put_back(without, data.folder, replaces=True)
+    assert data.secret.read_bytes() == real.read_bytes()
+    (backup / "secret").unlink()
+    (backup / "secret").symlink_to(real)
+    with pytest.raises(BackupError):
+        put_back(backup, tmp_path / "other")
 
 
 def test_what_a_killed_backup_left_is_removed(tmp_path):
@@ -292,6 +377,36 @@ def test_sums_are_not_believed(data, tmp_path, change, words):
     (backup / "manifest.json").write_bytes(msgspec.json.encode(manifest))
     with pytest.raises(BackupError, match=words):
         verify(backup, quiet)
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, lambda path: path.write_bytes(b"some bytEs")], ids=["missing", "other bytes"])
+def test_damaged_files_can_be_left_out(data, tmp_path, harm):
+    """One bad sector in a picture costs that picture: the refusal names the option, which restores the rest and tells."""
+    data.add(1)
+    data.add(2)
+    backup = data.backup(tmp_path / "made").path
+    names_of = [f"files/{ID(number)[:2]}/{ID(number)}" for number in (1, 2)]
+    harm(backup / names_of[0])
+    with pytest.raises(BackupError, match="--without-damaged-files"):
+        put_back(backup, tmp_path / "other")
+    done = put_back(backup, tmp_path / "other", without_damaged_files=True)
+    assert [fault.split()[0] for fault in done.left_out] == names_of[:1]
+    assert names(tmp_path / "other") == {"imserver.db", "imserver.lock", "secret", names_of[1]}
+
+
+@pytest.mark.parametrize("name", ["imserver.db", "secret", "SHA256SUMS"])
+def test_what_cannot_be_left_out(data, tmp_path, name):
+    """Database, secret and sums are what a backup is; the option is not named, for it would not help."""
+    data.add(1)
+    backup = data.backup(tmp_path / "made").path
+    (backup / "files" / ID(1)[:2] / ID(1)).unlink()
+    with (backup / name).open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(BackupError) as caught:
+        put_back(backup, tmp_path / "other", without_damaged_files=True)
+    assert name in str(caught.value)
+    assert "--without" not in str(caught.value)
+    assert not (tmp_path / "other").exists()
 
 
 # ---------------------------------------------------------------- restoring one
@@ -379,6 +494,281 @@ def test_a_folder_that_cannot_be_renamed(data, tmp_path, monkeypatch):
     assert data.query("SELECT count(*) FROM files") == [(0,)]
 
 
+class Killed(BaseException):
+    """In the place of a power cut: nothing that handles errors handles it."""
+
+
+def kill_at(monkeypatch, within, number):
+    """The process ends before the call of this number that changes a name within a folder."""
+    calls = []
+
+    def counted(name):
+        change = getattr(os, name)
+
+        def call(*args, **options):
+            if any(within in str(arg) for arg in args):
+                calls.append(name)
+                if len(calls) > number:
+                    raise Killed
+            return change(*args, **options)
+
+        monkeypatch.setattr(os, name, call)
+
+    for name in ("rename", "replace", "link", "unlink"):
+        counted(name)
+
+
+def says(database, client_id):
+    """Whether a database can be read and has a message with this id; looks at a copy, with its log."""
+    copy = database.parent.with_name(f"{database.parent.name}.looked-at")
+    copy.mkdir()
+    try:
+        for name in ("imserver.db", "imserver.db-wal"):
+            if database.with_name(name).exists():
+                shutil.copy(database.with_name(name), copy)
+        with closing(apsw.Connection(str(copy / "imserver.db"))) as connection:
+            return connection.execute("SELECT count(*) FROM messages WHERE client_id = ?", (client_id,)).get == 1
+    except apsw.Error:
+        return False
+    finally:
+        shutil.rmtree(copy)
+
+
+def test_killed_at_any_moment_in_a_folder_that_cannot_be_renamed(tmp_path):
+    """Whatever is there then is whole or refused, and the next restore leaves the old data whole: its log, its files."""
+    origin = Data(tmp_path / "origin")
+    origin.say(1, 1)
+    backup = origin.backup(tmp_path / "made").path
+    origin.add(1)
+    # What a server leaves that was killed: a message that is in the log alone.
+    with closing(apsw.Connection(str(origin.folder / "imserver.db"))) as connection:
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+        connection.execute(
+            "INSERT INTO messages (id, conversation, seq, rev, sender, client_id, type, body) "
+            "VALUES (1999, 1, 2, 2, 'a', 'in the log', 'text', x'a2')"
+        )
+        was_killed = True
+        number = 0
+        while was_killed:
+            data = Data.__new__(Data)
+            data.folder = tmp_path / f"data-{number}"
+            shutil.copytree(origin.folder, data.folder)
+            link = tmp_path / f"link-{number}"
+            link.symlink_to(data.folder)
+            with pytest.MonkeyPatch.context() as patch:
+                kill_at(patch, str(data.folder), number)
+                try:
+                    put_back(backup, link, replaces=True)
+                    was_killed = False
+                except Killed:
+                    pass
+            live = data.folder / "imserver.db"
+            is_guarded = live.read_bytes().startswith(b"A restore was interrupted here.")
+            assert not was_killed or is_guarded or says(live, "in the log"), number
+            if was_killed:
+                with suppress(StartError):  # somebody who does not know what happened
+                    Database(data.folder, SCRIPTS).close()
+                done = put_back(backup, link, replaces=True)
+                assert says(done.aside / "imserver.db", "in the log"), number
+                assert (done.aside / "files" / ID(1)[:2] / ID(1)).exists(), number
+                assert not says(live, "in the log")
+                assert data.query("SELECT count(*) FROM files") == [(0,)]
+                assert not list(data.folder.glob(".restore-*"))
+                assert not list(data.folder.rglob("imserver.db-wal.*")), number  # one log, not two
+                linked = [path for path in data.folder.glob("before-restore-*/imserver.db") if path.samefile(live)]
+                assert linked == []
+                # What a database has beside it is moved or copied with it; never does one have two asides.
+                assert len(list(data.folder.glob("before-restore-*/imserver.db"))) == 1, number
+            number += 1
+    assert number > 8
+
+
+def test_killed_where_nothing_was_before(data, tmp_path, monkeypatch, given):
+    """No server begins an empty database on half of a restore."""
+    backup = data.backup(tmp_path / "made").path
+    empty, link = tmp_path / "empty", tmp_path / "link"
+    empty.mkdir()
+    link.symlink_to(empty)
+    rename = os.rename
+
+    def fail(source, target):
+        rename(source, target)
+        if Path(target).parent == empty:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", fail)
+        with pytest.raises(Killed):
+            put_back(backup, link)
+    assert (empty / "imserver.db").stat().st_ino in given  # the server's user can read why
+    with pytest.raises(StartError):
+        Database(empty, SCRIPTS)
+    put_back(backup, link, replaces=True)
+    Database(empty, SCRIPTS).close()
+
+
+def test_going_on_overwrites_nothing(data, tmp_path):
+    """Something that came into the folder after the interruption, with a name that was moved aside already."""
+    backup = data.backup(tmp_path / "made").path
+    aside = data.folder / "before-restore-20260101T000000Z-abcd"
+    aside.mkdir()
+    for name in ("imserver.db", "secret"):
+        (data.folder / name).rename(aside / name)
+    (data.folder / "imserver.db").write_text(places._GUARD.format(how="being moved to", aside=aside.name))
+    (data.folder / "secret").write_text("of later")
+    link = tmp_path / "link"
+    link.symlink_to(data.folder)
+    assert put_back(backup, link, replaces=True).aside == aside
+    assert (aside / "secret").read_bytes() == (backup / "secret").read_bytes()
+    assert [path.read_text() for path in aside.glob("secret.*")] == ["of later"]
+
+
+@pytest.mark.parametrize("number", [errno.EBUSY, errno.EINVAL, errno.ENOSYS, errno.EXDEV])
+def test_folders_that_cannot_be_exchanged(data, tmp_path, monkeypatch, given, number):
+    """What looks like no mount point and is one, a disk that knows no exchange: then it is done inside."""
+    backup = data.backup(tmp_path / "made").path
+    data.add(1)
+    before = names(data.folder)
+    rename = os.rename
+
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    def across(source, target):
+        if Path(source).parent != Path(target).parent and number == errno.EBUSY and Path(source).parent == tmp_path:
+            raise OSError(errno.EXDEV, "another disk")
+        rename(source, target)
+
+    monkeypatch.setattr(places, "_exchange", refuse)
+    monkeypatch.setattr(os, "rename", across)
+    done = put_back(backup, data.folder, replaces=True)
+    assert done.aside.parent == data.folder
+    assert names(done.aside) | {"imserver.lock"} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "made"]
+    assert (data.folder / "imserver.db").stat().st_ino in given
+    Database(data.folder, SCRIPTS).close()
+    assert data.query("SELECT count(*) FROM files") == [(0,)]
+
+
+def test_an_exchange_that_fails_leaves_all_as_it_was(data, tmp_path, monkeypatch):
+    """And no copy of the backup under the name of what was there before."""
+    backup = data.backup(tmp_path / "made").path
+    before = names(data.folder)
+
+    def refuse(*_):
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(places, "_exchange", refuse)
+    with pytest.raises(BackupError, match="broken"):
+        put_back(backup, data.folder, replaces=True)
+    assert names(data.folder) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "made"]
+
+
+def test_mount_points_are_known_by_the_kernels_list(tmp_path, monkeypatch):
+    """A bind mount has the device of its parent; its name may have spaces."""
+    folder = tmp_path / "two words"
+    folder.mkdir()
+    name = str(folder).replace(" ", "\\040")
+    line = f"36 35 98:0 /mnt1 {name} rw,noatime master:1 - ext3 /dev/root rw\n"
+    read = Path.read_bytes
+    monkeypatch.setattr(
+        Path, "read_bytes", lambda path: line.encode() if str(path) == "/proc/self/mountinfo" else read(path)
+    )
+    assert places._is_mount_point(folder)
+    assert not places._is_mount_point(tmp_path)
+
+
+def test_what_a_killed_restore_left_is_removed(data, tmp_path):
+    """Beside, inside, and the draft of the secret; but not what is under way, and nothing of another name."""
+    backup = data.backup(tmp_path / "made").path
+    etc = tmp_path / "etc"
+    etc.mkdir()
+    left = [tmp_path / ".data.restore-0123abcd", data.folder / ".restore-0123abcd", etc / ".secret.restore-0123abcd"]
+    kept = [tmp_path / ".data.restore-mine", tmp_path / ".data.restore-4567abcd"]
+    for path in (*left[:2], *kept):
+        path.mkdir()
+    left[2].write_text("x")
+    with places.locked(kept[1]):
+        put_back(backup, data.folder, replaces=True, secret=etc / "secret")
+        link = tmp_path / "link"
+        link.symlink_to(data.folder)
+        left[1].mkdir(exist_ok=True)
+        put_back(backup, link, replaces=True, secret=etc / "secret")
+    assert [path for path in left if path.exists()] == []
+    assert all(path.exists() for path in kept)
+    assert [path.name for path in etc.iterdir()] == ["secret"]
+
+
+def test_a_secret_that_cannot_be_put_in_place(data, tmp_path, monkeypatch):
+    """It is the last step: the message says where everything is. If an earlier one fails nothing is left of it."""
+    backup = data.backup(tmp_path / "made").path
+    data.add(1)
+    secret = tmp_path / "etc" / "secret"
+    secret.parent.mkdir()
+    secret.write_text("another one")
+    before = names(data.folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(places.Place, "put", lambda _: (_ for _ in ()).throw(OSError(errno.EIO, "broken")))
+        with pytest.raises(BackupError, match="broken"):
+            put_back(backup, data.folder, replaces=True, secret=secret)
+    assert (names(data.folder), names(secret.parent)) == (before, {"secret"})
+    replace = os.replace
+
+    def fail(source, target):
+        if Path(target) == secret:
+            raise PermissionError(errno.EPERM, "not permitted")
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", fail)
+        with pytest.raises(BackupError, match="is restored") as caught:
+            put_back(backup, data.folder, replaces=True, secret=secret)
+    [draft] = secret.parent.glob(".secret.restore-*")
+    [aside] = secret.parent.glob("secret.before-restore-*")
+    [data_aside] = tmp_path.glob("data.before-restore-*")
+    assert str(draft) in str(caught.value)
+    assert str(data_aside) in str(caught.value)
+    assert (draft.read_bytes(), aside.read_text()) == ((backup / "secret").read_bytes(), "another one")
+    assert secret.read_text() == "another one"
+    assert data.query("SELECT count(*) FROM files") == [(0,)]
+
+
+def test_root_leaves_nothing_to_root(data, tmp_path, given):
+    """A folder that cannot be renamed, the secret elsewhere and its new folder: all is the data folder's owner's."""
+    backup = data.backup(tmp_path / "made").path
+    given.clear()
+    volume, link, etc = tmp_path / "volume", tmp_path / "link", tmp_path / "etc"
+    volume.mkdir()
+    link.symlink_to(volume)
+    there = set()
+    for number in range(2):
+        given.clear()  # numbers of inodes are used again
+        done = put_back(backup, link, replaces=bool(number), secret=etc / "secret")
+        made = [path for path in (*volume.rglob("*"), etc, *etc.iterdir()) if path.lstat().st_ino not in there]
+        assert {path: given.get(path.lstat().st_ino) for path in made} == dict.fromkeys(made, volume.stat().st_uid)
+        there = {path.lstat().st_ino for path in made}
+    assert done.aside in made
+
+
+def test_roots_refused_restore_does_not_keep_the_server_out(data, tmp_path, given):
+    """The lock that it makes is the folder's owner's; one that is there already is not touched: it may be a link."""
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    for _ in range(2):
+        with pytest.raises(BackupError, match="no backup"):
+            put_back(tmp_path / "a wrong name", volume)
+    [lock] = volume.iterdir()
+    assert given == {lock.stat().st_ino: volume.stat().st_uid}
+    other, elsewhere = tmp_path / "other", tmp_path / "elsewhere"
+    other.mkdir()
+    elsewhere.write_text("")
+    (other / "imserver.lock").symlink_to(elsewhere)
+    with pytest.raises(BackupError, match="no backup"):
+        put_back(tmp_path / "a wrong name", other)
+    assert elsewhere.stat().st_ino not in given
+
+
 def test_a_newer_database_is_refused(data, tmp_path):
     """This program does not know its tables, so it does not put them anywhere."""
     backup = data.backup(tmp_path / "made").path
@@ -454,3 +844,39 @@ def test_numbers_are_never_given_out_twice(data, tmp_path):
     again.folder, again.secret = tmp_path / "other-1", tmp_path / "other-1" / "secret"
     third = put_back(again.backup(tmp_path / "later").path, tmp_path / "other-2").first_seq
     assert third >= floors[1] + MIN_GAP
+
+
+# ---------------------------------------------------------------- the command line
+
+
+def imserver(data, *words):
+    """The program itself, for a data folder, without plugins."""
+    settings = (f"server.data_dir={data.folder}", f"auth.secret_file={data.secret}", "plugins.enabled=[]")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("IMSERVER_")}
+    return subprocess.run(
+        [sys.executable, "-m", "imserver", *map(str, words), *(word for one in settings for word in ("--set", one))],
+        cwd=data.folder.parent, env=environment, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def test_what_the_operator_is_told(data, tmp_path):
+    """Of names in the future; of the option, when a file is damaged; of what was left out, and where the old data is."""
+    data.add(1)
+    folder = tmp_path / "backups"
+    folder.mkdir()
+    ahead = folder / rotation.next_name(datetime(2938, 1, 1, tzinfo=UTC))
+    data.backup(ahead)
+    done = imserver(data, "backup", folder, "--keep", "1")
+    assert done.returncode == 0, done.stderr
+    assert "backup_names_in_the_future" in done.stderr
+    [made] = folder.iterdir()
+    assert done.stdout.strip() == str(made) != str(ahead)
+    name = f"files/{ID(1)[:2]}/{ID(1)}"
+    (made / name).unlink()
+    refused = imserver(data, "restore", made, "--replace")
+    assert refused.returncode == 1
+    assert "--without-damaged-files" in refused.stderr
+    done = imserver(data, "restore", made, "--replace", "--without-damaged-files")
+    assert done.returncode == 0, done.stderr
+    assert f"left out: {name} is missing" in done.stderr
+    assert (Path(done.stdout.strip()) / name).exists()
