@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 MAX_LOADS = 8
 #: How often a request over HTTP looks whether there is room, where nothing tells it.
 _LOOK_AGAIN_S = 0.01
+#: Loads under way in one shard: those whose askers have given up go on.
+MAX_LOADS_UNDER_WAY = 10_000
 #: How long a load may take when nobody waits for it any more.
 _LOAD_S = 120.0
 
@@ -164,12 +166,15 @@ class Requests(Admission):
         It goes on when its asker has gone, or gives up: else what takes longer than a deadline would be begun for ever.
 
         Raises:
+            Unavailable: too much is being loaded.
             Exception: the loader's, to the one who has begun it. The others find that it is not there, and begin another.
         """
         under_way = self._loads.get(wanted.key)
         if under_way is not None:
             await under_way.done.wait()
             return
+        if len(self._loads) >= MAX_LOADS_UNDER_WAY:
+            raise Unavailable("too much is being read from the disk just now; try again in a moment")
         load = self._loads[wanted.key] = _Load()
         self._shard.start_soon(self._run_load, wanted, load)
         try:

@@ -513,6 +513,22 @@ async def test_a_load_that_takes_too_long(tmp_path):
         assert plugin.loads == 1
 
 
+async def test_the_number_of_loads_under_way_is_bounded(tmp_path, monkeypatch):
+    """Beyond it 503; what is under way can be waited for, and when it is done there is room again."""
+    monkeypatch.setattr("imserver.requests.MAX_LOADS_UNDER_WAY", 2)
+    plugin = Handlers()
+    plugin.load_gate = trio.Event()
+    async with running(tmp_path, plugin) as rig:
+        alice, bob, carol = [await rig.login(user) for user in ("alice", "bob", "carol")]
+        waits = [await alice.post(6009, n=1), await bob.post(6009, n=2)]
+        await rig.until(lambda: plugin.loads == 2)
+        answer = await carol.call(6009, n=3)
+        assert (answer["code"], answer["error"]) == (503, "unavailable")
+        plugin.load_gate.set()
+        assert [(await peer.answer(rid))["n"] for peer, rid in zip((alice, bob), waits, strict=True)] == [1, 2]
+        assert (await carol.ok(6009, n=3))["n"] == 3
+
+
 async def test_a_load_that_fails_when_nobody_waits_for_it(tmp_path):
     """It is in the log, and the next who asks begins another."""
     plugin = Handlers()

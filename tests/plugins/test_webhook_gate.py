@@ -152,6 +152,8 @@ async def test_changes_that_are_none(tmp_path, policy):
             b'{"action": "change", "body": {"a": 1}}',
             b'{"action": "change", "body": null}',
             b'{"action": "change", "type": "system"}',
+            b'{"action": "change", "type": "typing"}',
+            b'{"action": "change", "type": "reaction"}',
         ):
             rig.plugin._gate._standing.failures = 0
             receiver.answer = lambda post, answer=answer: Answer(200, {}, answer, True)
